@@ -1,0 +1,1 @@
+"""What the web tier and the conversion tier agree on. Imports neither Flask, SQLAlchemy nor pydub."""
