@@ -1,0 +1,76 @@
+"""HTTP in and out: parse, call the domain, answer."""
+
+from pathlib import Path
+from typing import Any
+
+import flask_openapi3_swagger
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import Blueprint, Flask, render_template, send_from_directory
+from flask_smorest import Api
+from webargs.flaskparser import FlaskParser
+
+from flaskr.api import errors, requests
+from flaskr.api.auth import auth
+from flaskr.api.authentication import jwt, public
+from flaskr.api.formats import formats
+from flaskr.api.health import health
+from flaskr.api.reports import reports
+from flaskr.api.tasks import tasks
+
+docs = Blueprint("docs", __name__, template_folder="templates")
+_SWAGGER = Path(flask_openapi3_swagger.__file__).parent / "templates" / "swagger"
+
+_START = """const main = document.getElementById("swagger-ui");
+SwaggerUIBundle({url: main.dataset.document, domNode: main, deepLinking: true});
+"""
+
+
+@docs.route("/api/docs")
+@public
+def browse() -> str:
+    """Show the OpenAPI document as a page that can be tried out."""
+    return render_template("docs.html")
+
+
+@docs.route("/api/docs/start.js")
+@public
+def start() -> Any:
+    """Return the line that starts the page; in a file of its own, so that no inline script need be allowed."""
+    return _START, 200, {"Content-Type": "text/javascript; charset=utf-8"}
+
+
+@docs.route("/api/docs/<path:name>")
+@public
+def asset(name: str) -> Any:
+    """Return a part of that page, from the package that ships it."""
+    return send_from_directory(_SWAGGER, name, max_age=86400)
+
+
+class _Parser(FlaskParser):
+    DEFAULT_VALIDATION_STATUS = 400
+
+
+class _Api(Api):  # type: ignore[misc]
+    def _register_error_handlers(self) -> None:
+        """flaskr.api.errors has them all."""
+
+
+def register(app: Flask) -> None:
+    """Add every route, the OpenAPI document and the error answers."""
+    jwt.init_app(app)
+    requests.register(app)
+    api = _Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin()})
+    bearer = {"type": "http", "scheme": "bearer"}
+    for name, text in (("accessToken", "of /api/auth/login"), ("refreshToken", "of /api/auth/login"),
+                       ("jobToken", "of one attempt, for workers")):  # fmt: skip
+        api.spec.components.security_scheme(name, {**bearer, "description": f"The token {text}."})
+    for blueprint in (auth, tasks, reports, formats):
+        blueprint.ARGUMENTS_PARSER = _Parser()
+        api.register_blueprint(blueprint)
+    app.register_blueprint(health)
+    app.register_blueprint(docs)
+    for rule in app.url_map.iter_rules():
+        view: Any = app.view_functions[rule.endpoint]
+        if rule.endpoint.startswith("api-docs.") or rule.endpoint == "static":
+            view.authentication = "public"  # the document itself, and the page's files
+    errors.register(app)

@@ -1,0 +1,147 @@
+"""From what happened to what the client is told. The only place that knows status codes of failures."""
+
+from typing import Any
+
+import structlog
+from flask import Flask, Response, json, request
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import ClientDisconnected, HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+
+from flaskr.accounts import AccountRefused, WrongCredentials
+from flaskr.conversions import (
+    BadJobToken,
+    NotConverted,
+    QuotaExceeded,
+    StaleAttempt,
+    TaskMissing,
+    UploadRefused,
+)
+from flaskr.db import db
+from worker.contract.formats import OptionError
+from worker.contract.store import StoreUnavailable
+
+log = structlog.get_logger()
+Errors = dict[str, list[str]]
+
+_SENTENCES = {
+    404: "There is nothing at this address.",
+    405: "This address does not take that method.",
+    413: "The request is larger than this service takes.",
+    429: "Too many requests. Try again later.",
+}
+
+
+def problem(
+    status: int, detail: str, errors: Errors | None = None, headers: dict[str, str] | None = None, **more: Any
+) -> Response:
+    """Return an RFC 9457 answer. `error` repeats the sentence for clients from before."""
+    body: dict[str, Any] = {
+        "type": "about:blank", "title": HTTP_STATUS_CODES.get(status, "Error"), "status": status, "detail": detail,
+        "error": detail, **more,
+    }  # fmt: skip
+    if errors:
+        body["errors"] = errors
+    response = Response(json.dumps(body), status, mimetype="application/problem+json")
+    response.headers.update(headers or {})
+    return response
+
+
+def refused(errors: Errors) -> Response:
+    """Return a 400 that names every field."""
+    detail = " ".join(f"{field}: {sentence}" for field, sentences in errors.items() for sentence in sentences)
+    return problem(400, detail[:1000] or "The request is not as it must be.", errors)
+
+
+def register(app: Flask) -> None:
+    """Give every exception that may leave a view its answer."""
+
+    def on(*kinds: type[Exception]) -> Any:
+        def add(handler: Any) -> Any:
+            for kind in kinds:
+                app.register_error_handler(kind, handler)
+            return handler
+
+        return add
+
+    @on(UploadRefused, AccountRefused, OptionError)
+    def _refused(error: Any) -> Response:
+        return refused(error.errors)
+
+    @on(WrongCredentials)
+    def _wrong_credentials(_error: Exception) -> Response:
+        return problem(401, "The e-mail or the password is wrong.", headers={"WWW-Authenticate": "Bearer"})
+
+    @on(BadJobToken)
+    def _bad_job_token(_error: Exception) -> Response:
+        return problem(401, "This needs the job token of this task.", headers={"WWW-Authenticate": "Bearer"})
+
+    @on(TaskMissing)
+    def _missing(_error: Exception) -> Response:
+        return problem(404, "You have no such task.")
+
+    @on(NotConverted)
+    def _not_converted(error: NotConverted) -> Response:
+        return problem(409, f"There is no converted file: the task is {error.state}.", state=error.state)
+
+    @on(StaleAttempt)
+    def _stale(_error: Exception) -> Response:
+        return problem(409, "This attempt is superseded, settled, or in the hands of another worker.")
+
+    @on(QuotaExceeded)
+    def _quota(error: QuotaExceeded) -> Response:
+        return problem(429, str(error), headers={"Retry-After": str(error.seconds)})
+
+    @on(StoreUnavailable)
+    def _store(error: Exception) -> Response:
+        log.warning("store.unavailable", reason=str(error))
+        return _later("The file store does not answer. Nothing was kept; try again in a moment.")
+
+    @on(OperationalError, InterfaceError, PoolTimeout)
+    def _database(error: Exception) -> Response:
+        log.warning("database.unavailable", reason=type(error).__name__)
+        _let_go()
+        return _later("The database does not answer. Try again in a moment.")
+
+    @on(HTTPException)
+    def _http(error: HTTPException) -> Response:
+        status = error.code or 500
+        if isinstance(error, ClientDisconnected):
+            log.info("client.disconnected")
+        messages = (getattr(error, "data", None) or {}).get("messages")
+        if isinstance(messages, dict):
+            return refused(_by_field(messages))
+        if error.response is not None:
+            return error.response  # type: ignore[return-value]
+        headers = {k: v for k, v in error.get_headers() if k in ("Allow", "Retry-After", "Content-Range")}
+        return problem(status, _SENTENCES.get(status) or error.description or "The request failed.", headers=headers)
+
+    @on(Exception)
+    def _unforeseen(error: Exception) -> Response:
+        log.error("request.failed", path=request.path, exc_info=error)
+        _let_go()
+        return problem(500, "Something went wrong on our side; it is in our log.")
+
+
+def _later(detail: str) -> Response:
+    return problem(503, detail, headers={"Retry-After": "5"})
+
+
+def _let_go() -> None:
+    """Give the connection back; one that is broken must not break the answer too."""
+    try:
+        db.session.remove()
+    except Exception as error:  # noqa: BLE001 - whatever the driver raises when its connection is gone
+        log.warning("database.connection_lost", reason=type(error).__name__)
+
+
+def _by_field(messages: dict[str, Any]) -> Errors:
+    """Flatten ``{location: {field: [sentence]}}`` to ``{field: [sentence]}``."""
+    errors: Errors = {}
+    for location, fields in messages.items():
+        named = fields if isinstance(fields, dict) else {location: fields}
+        for field, sentences in named.items():
+            name = location if field == "_schema" else str(field)
+            errors[name] = [str(s) for s in sentences] if isinstance(sentences, list) else [str(sentences)]
+    return errors

@@ -1,0 +1,68 @@
+"""What every request goes through: its id, its receiving of files, its headers and its place in the metrics."""
+
+import re
+import secrets
+import time
+from typing import IO, Any, cast
+
+import structlog
+from flask import Flask, Request, Response, current_app, g, request
+
+from flaskr import metrics
+from flaskr.conversions import Conversions
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+log = structlog.get_logger()
+
+
+class UploadRequest(Request):
+    """Receives a form's files where the store takes them from without another copy."""
+
+    def _get_file_stream(
+        self, total_content_length: int | None, content_type: str | None, filename: str | None = None,
+        content_length: int | None = None,
+    ) -> IO[bytes]:  # fmt: skip
+        conversions: Conversions = current_app.extensions["conversions"]
+        return conversions.spool()
+
+    def make_form_data_parser(self) -> Any:
+        parser = super().make_form_data_parser()
+        parser.stream_factory = cast(Any, self._get_file_stream)
+        return parser
+
+
+def register(app: Flask) -> None:
+    """Hook all of it into the application."""
+    app.request_class = UploadRequest
+
+    @app.before_request
+    def _begin() -> None:
+        given = request.headers.get("X-Request-ID", "")
+        g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        g.began = time.perf_counter()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request=g.request_id)
+
+    @app.after_request
+    def _end(response: Response) -> Response:
+        response.headers.setdefault("X-Request-ID", g.get("request_id", ""))
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Referrer-Policy", "no-referrer")
+        response.headers.setdefault("X-Frame-Options", "DENY")
+        response.headers.setdefault("Content-Security-Policy", _POLICY)
+        if request.path.startswith("/api/"):
+            response.headers.setdefault("Cache-Control", "no-store")
+        route = request.url_rule.rule if request.url_rule else "unknown"
+        seconds = time.perf_counter() - g.get("began", time.perf_counter())
+        metrics.HTTP_REQUESTS.labels(request.method, route, response.status_code).inc()
+        metrics.HTTP_SECONDS.labels(request.method, route).observe(seconds)
+        if route not in ("/healthz", "/readyz", "/metrics"):
+            log.info("request.answered", method=request.method, route=route, status=response.status_code,
+                     seconds=round(seconds, 4), user=getattr(g.get("caller"), "id", None))  # fmt: skip
+        return response
+
+
+_POLICY = (
+    "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'self'"
+)

@@ -1,0 +1,119 @@
+"""The web tier's settings: read from the environment once, refused when missing or senseless."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from environs import Env
+
+from worker.contract.settings import Addresses, SettingsError, number, read_addresses, text, whole
+
+MIB = 1024 * 1024
+HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of the web tier; sizes in bytes and times in seconds. README.md lists the variables."""
+
+    addresses: Addresses
+    database_url: str = field(repr=False)
+    jwt_secret_key: str = field(repr=False)
+    access_token_seconds: int = HOUR
+    refresh_token_seconds: int = 30 * 24 * HOUR
+    password_min_length: int = 8
+    max_upload_bytes: int = 1024 * MIB
+    max_waiting_tasks: int = 1000
+    download_url_seconds: int = 300
+    lease_seconds: float = 45
+    resend_seconds: float = 30
+    receiving_seconds: float = HOUR
+    tidy_seconds: float = 900
+    max_tries: int = 3
+    max_sends: int = 12
+    trusted_proxies: int = 0
+    database_pool: int = 10
+
+    @classmethod
+    def from_environment(cls) -> "Config":
+        """Read the settings.
+
+        Raises SettingsError that names the variable and says what is expected.
+        """
+        env = Env()
+        return cls(
+            addresses=read_addresses(env),
+            database_url=_database_url(env),
+            jwt_secret_key=_secret(env),
+            access_token_seconds=whole(env, "ACCESS_TOKEN_SECONDS", HOUR, 60, 24 * HOUR),
+            refresh_token_seconds=whole(env, "REFRESH_TOKEN_SECONDS", 30 * 24 * HOUR, HOUR, 366 * 24 * HOUR),
+            password_min_length=whole(env, "PASSWORD_MIN_LENGTH", 8, 8, 64),
+            max_upload_bytes=whole(env, "MAX_UPLOAD_BYTES", 1024 * MIB, 1024, 100 * 1024 * MIB),
+            max_waiting_tasks=whole(env, "MAX_WAITING_TASKS", 1000, 1, 10**9),
+            download_url_seconds=whole(env, "DOWNLOAD_URL_SECONDS", 300, 10, HOUR),
+            lease_seconds=number(env, "LEASE_SECONDS", 45, 1, HOUR),
+            resend_seconds=number(env, "RESEND_SECONDS", 30, 0.5, HOUR),
+            receiving_seconds=number(env, "RECEIVING_SECONDS", HOUR, 1, 24 * HOUR),
+            tidy_seconds=number(env, "TIDY_SECONDS", 900, 1, 24 * HOUR),
+            max_tries=whole(env, "MAX_TRIES", 3, 1, 20),
+            trusted_proxies=whole(env, "TRUSTED_PROXIES", 0, 0, 5),
+            database_pool=whole(env, "DATABASE_POOL", 10, 1, 200),
+        )
+
+    def flask(self) -> Mapping[str, object]:
+        """Return what Flask and its extensions read from their own configuration."""
+        return {
+            "SQLALCHEMY_DATABASE_URI": self.database_url,
+            "SQLALCHEMY_ENGINE_OPTIONS": self._engine_options(),
+            "MAX_CONTENT_LENGTH": self.max_upload_bytes + MIB,  # the file, and what surrounds it
+            "MAX_FORM_MEMORY_SIZE": 64 * 1024,  # one text field of the form
+            "MAX_FORM_PARTS": 50,
+            "JWT_SECRET_KEY": self.jwt_secret_key,
+            "JWT_ALGORITHM": "HS256",
+            "JWT_DECODE_ALGORITHMS": ["HS256"],
+            "JWT_ACCESS_TOKEN_EXPIRES": self.access_token_seconds,
+            "JWT_REFRESH_TOKEN_EXPIRES": self.refresh_token_seconds,
+            "JWT_ERROR_MESSAGE_KEY": "error",
+            "PROPAGATE_EXCEPTIONS": False,
+            "API_TITLE": "SWNube",
+            "API_VERSION": "1",
+            "OPENAPI_VERSION": "3.1.0",
+            "OPENAPI_URL_PREFIX": "/api",
+            "OPENAPI_JSON_PATH": "openapi.json",
+        }
+
+    def _engine_options(self) -> dict[str, object]:
+        if self.database_url.startswith("sqlite"):
+            return {"connect_args": {"timeout": 30}}
+        return {
+            "pool_size": self.database_pool,
+            "max_overflow": 2,
+            "pool_timeout": 5,  # then the request gets 503, instead of waiting behind all the others
+            "pool_pre_ping": True,  # a restart of PostgreSQL costs no request
+            "pool_recycle": 1800,
+            "connect_args": {"connect_timeout": 3, "application_name": "swnube", "options": "-c timezone=utc"},
+        }
+
+
+def _database_url(env: Env) -> str:
+    url = text(env, "DATABASE_URL", None)
+    if not url:
+        raise SettingsError("Set DATABASE_URL, for example to postgresql://user:password@host/swnube.")
+    scheme = urlsplit(url).scheme
+    if scheme in ("postgres", "postgresql"):
+        return "postgresql+psycopg2" + url[len(scheme) :]
+    if scheme not in ("postgresql+psycopg2", "sqlite"):
+        raise SettingsError("DATABASE_URL must begin with postgresql:// or sqlite:///.")
+    return url
+
+
+def _secret(env: Env) -> str:
+    secret = text(env, "JWT_SECRET_KEY", None)
+    if not secret:
+        raise SettingsError(
+            "Set JWT_SECRET_KEY to a secret of at least 32 bytes, the same on every instance; "
+            'python3 -c "import secrets; print(secrets.token_hex(32))" makes one.'
+        )
+    if len(secret.encode()) < 32:
+        raise SettingsError("JWT_SECRET_KEY is too short: it must have at least 32 bytes.")
+    return secret

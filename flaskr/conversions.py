@@ -1,0 +1,552 @@
+"""The life of a task: submit, fetch, change, remove, claim, settle, sweep.
+
+The only code that changes a task's state. Every change is one conditional UPDATE that names the state and the attempt
+it starts from, so late, doubled and concurrent calls change nothing. A row is written before its object and its
+message, so both can always be found from a row; the sweeper puts right what a crash left in between.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, Any
+
+import structlog
+from itsdangerous import BadSignature, URLSafeSerializer
+from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
+from sqlalchemy.engine import CursorResult
+
+from flaskr import metrics
+from flaskr.accounts import Caller
+from flaskr.config import Config
+from flaskr.db import db, from_now
+from flaskr.models import SHOWN, WAITING, State, Task
+from flaskr.names import extension_of, result_name, result_route, safe_name
+from worker.contract.formats import INPUTS, OUTPUTS, Options
+from worker.contract.job import Job
+from worker.contract.queue import Queue, QueueUnavailable
+from worker.contract.store import ObjectMissing, Store, StoreError, StoreUnavailable, stat_of
+
+log = structlog.get_logger()
+
+PAGE = 1000  # tasks in one answer at most
+_BATCH = 200  # rows a sweeper takes at a time
+
+
+class TaskMissing(Exception):
+    """There is no such task, or it is somebody else's."""
+
+
+class NotConverted(Exception):
+    """The task has no converted file now; `state` says why."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state.value)
+        self.state = state
+
+
+class UploadRefused(ValueError):
+    """The upload cannot be taken; `errors` maps each field to its sentences."""
+
+    def __init__(self, errors: dict[str, list[str]]) -> None:
+        super().__init__("; ".join(sentence for sentences in errors.values() for sentence in sentences))
+        self.errors = errors
+
+
+class QuotaExceeded(Exception):
+    """The account has as much waiting as it may; `seconds` is when to try again."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class StaleAttempt(Exception):
+    """The attempt is superseded or settled, or another worker is at it."""
+
+
+class BadJobToken(Exception):
+    """The token is not one for this task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A stored object as a client gets it. etag: without quotes; changes with the content."""
+
+    route: str
+    name: str
+    mime: str
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which of a caller's tasks to list. most: how many; after: the id after which the page begins."""
+
+    newest_first: bool = False
+    most: int | None = None
+    states: tuple[State, ...] = SHOWN
+    after: int | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended: `result` when it is done, else `code` and `message`."""
+
+    attempt: int
+    result: dict[str, Any] | None
+    code: str = ""
+    message: str = ""
+    source: dict[str, Any] | None = None
+    phases: dict[str, float] | None = None
+
+
+class Conversions:
+    """One per process; threads share it. Every method ends its transaction before it returns."""
+
+    def __init__(self, config: Config, store: Store, queue: Queue) -> None:
+        self._config = config
+        self._store = store
+        self._queue = queue
+        # Another kind of token than the users': neither can ever pass for the other.
+        self._tokens = URLSafeSerializer(config.jwt_secret_key, salt="job", signer_kwargs={"digest_method": hashlib.sha256})
+
+    # -- the owner's side ---------------------------------------------------------------------------------------------
+
+    def spool(self) -> IO[bytes]:
+        """Return the temporary file that an upload is best received into."""
+        return self._store.spool()
+
+    def check_upload(self, caller: Caller, filename: str) -> str:
+        """Return the safe name of an upload; raises UploadRefused or QuotaExceeded."""
+        extension = extension_of(filename)
+        if not extension:
+            raise UploadRefused({"filename": ["The file name needs an extension that says what the file is."]})
+        if extension not in INPUTS:
+            known = ", ".join(sorted(INPUTS))
+            raise UploadRefused({"filename": [f"Files of type {extension[:16]} cannot be read; these can: {known}."]})
+        waiting = db.session.scalar(
+            select(func.count()).select_from(Task).where(Task.user_id == caller.id, Task.state.in_(WAITING))
+        )
+        db.session.rollback()
+        if (waiting or 0) >= self._config.max_waiting_tasks:
+            raise QuotaExceeded(
+                f"You have {waiting} tasks waiting, as many as an account may. Try again when some are done.", 30
+            )
+        return safe_name(filename)
+
+    def submit(
+        self, caller: Caller, filename: str, stream: IO[bytes], target: str, options: Options, request: str
+    ) -> Task:
+        """Store an upload and ask for its conversion. Once it returns, the task will end PROCESSED or FAILED.
+
+        stream: a named file. Raises UploadRefused, QuotaExceeded, StoreUnavailable; then nothing is left behind.
+        """
+        name = self.check_upload(caller, filename)
+        stat = stat_of(stream)
+        if stat.bytes == 0:
+            raise UploadRefused({"audio": ["The file is empty."]})
+        task = Task(
+            user_id=caller.id, name=name, original_ext=extension_of(filename), format=target,
+            options=options.to_json(), state=State.RECEIVING, original_route="", attempt=1, tries=1,
+            original_bytes=stat.bytes, original_crc32c=stat.crc32c,
+        )  # fmt: skip
+        db.session.add(task)
+        db.session.flush()
+        task.original_route = f"{task.id}/{name}"
+        task.converted_route = self._result_route(task)
+        db.session.commit()  # and the connection goes back: none is held while bytes move
+        try:
+            self._store.put(task.original_route, stream, stat)
+        except StoreError:
+            self._forget(task.id)
+            raise
+        accepted = self._change(
+            task.id, Task.state == State.RECEIVING, state=State.UPLOADED, sent_at=from_now(), sends=1
+        )
+        if not accepted:  # it took so long that a sweeper gave it up
+            self._remove_objects(task.id)
+            raise StoreUnavailable("The upload took longer than it may.")
+        task = self._row(Task.id == task.id) or task
+        self._send(task, request)
+        log.info("task.submitted", task=task.id, format=target, bytes=stat.bytes)
+        return task
+
+    def list(self, caller: Caller, selection: Selection) -> tuple[list[Task], bool]:
+        """Return a page of the caller's tasks, and whether there are more."""
+        most = PAGE if selection.most is None else min(selection.most, PAGE)
+        query = select(Task).where(Task.user_id == caller.id, Task.state.in_(selection.states))
+        if selection.after is not None:
+            query = query.where(Task.id < selection.after if selection.newest_first else Task.id > selection.after)
+        if selection.name:
+            query = query.where(func.lower(Task.name).contains(selection.name.lower(), autoescape=True))
+        query = query.order_by(Task.id.desc() if selection.newest_first else Task.id).limit(most + 1)
+        rows = list(db.session.scalars(query)) if most else []
+        db.session.rollback()
+        return rows[:most], len(rows) > most
+
+    def get(self, caller: Caller, task_id: int) -> Task:
+        """Return one task; raises TaskMissing."""
+        task = self._row(Task.id == task_id, Task.user_id == caller.id, Task.state.in_(SHOWN))
+        if task is None:
+            raise TaskMissing
+        return task
+
+    def reconvert(self, caller: Caller, task_id: int, target: str, options: Options, request: str) -> Task:
+        """Convert the original again, whatever the task's state: the newest wish wins. Raises TaskMissing."""
+        while True:
+            task = self.get(caller, task_id)
+            attempt = task.attempt + 1
+            route = result_route(task.id, task.name, OUTPUTS[target].extension, attempt)
+            if self._change(
+                task.id, Task.attempt == task.attempt, Task.state.in_(SHOWN),
+                state=State.UPLOADED, attempt=attempt, tries=1, format=target, options=options.to_json(),
+                converted_route=route, result=None, error_code=None, error_message=None, started_at=None,
+                finished_at=None, claimed_by=None, lease_until=None, sent_at=from_now(), sends=1,
+                tidy_at=from_now(self._config.tidy_seconds),
+            ):  # fmt: skip
+                break
+        if task.state is State.PROCESSED and task.converted_route:
+            self._remove_object(task.converted_route)
+        task = self.get(caller, task_id)
+        self._send(task, request)
+        log.info("task.changed", task=task.id, attempt=attempt, format=target)
+        return task
+
+    def remove(self, caller: Caller, task_id: int) -> None:
+        """Remove a task and its objects, whatever its state. Raises TaskMissing."""
+        task = self.get(caller, task_id)
+        if not self._change(
+            task.id, Task.user_id == caller.id, Task.state.in_(SHOWN),
+            state=State.REMOVED, tidy_at=from_now(self._config.tidy_seconds), claimed_by=None, lease_until=None,
+        ):  # fmt: skip
+            raise TaskMissing
+        # A worker may still be at it and upload: then the row stays a while, as the reason to look again.
+        settled = task.state is not State.PROCESSING and task.tidy_at is None
+        if self._remove_objects(task.id) and settled:
+            self._forget(task.id, State.REMOVED)
+        log.info("task.removed", task=task.id)
+
+    def original(self, caller: Caller, task_id: int) -> Download:
+        """Return what to hand out as the original; raises TaskMissing."""
+        task = self.get(caller, task_id)
+        return Download(task.original_route, task.name, "application/octet-stream", f"{task.original_crc32c}")
+
+    def converted(self, caller: Caller, task_id: int) -> Download:
+        """Return what to hand out as the conversion; raises TaskMissing, NotConverted."""
+        task = self.get(caller, task_id)
+        if task.state is not State.PROCESSED or not task.converted_route or not task.result:
+            raise NotConverted(task.state)
+        target = OUTPUTS[task.format]
+        name = result_name(task.name, target.extension)
+        return Download(task.converted_route, name, target.mime, f"{task.attempt}-{task.result.get('crc32c')}")
+
+    def open(self, download: Download) -> Any:
+        """Return the object for reading; raises TaskMissing when it was removed in between, StoreUnavailable."""
+        try:
+            return self._store.open(download.route)
+        except ObjectMissing as error:
+            raise TaskMissing from error
+
+    def signed_url(self, download: Download) -> str | None:
+        """Return a short-lived address of the object, where the store can sign one."""
+        return self._store.signed_url(download.route, download.name, download.mime, self._config.download_url_seconds)
+
+    # -- the worker's side --------------------------------------------------------------------------------------------
+
+    def attempt_of(self, task_id: int, token: str) -> int:
+        """Return the attempt that a job token is for; raises BadJobToken unless it is for this task."""
+        try:
+            claims = self._tokens.loads(token)
+        except BadSignature as error:
+            raise BadJobToken from error
+        if not isinstance(claims, list) or len(claims) != 2 or claims[0] != task_id:
+            raise BadJobToken
+        return int(claims[1])
+
+    def claim(self, task_id: int, attempt: int, worker: str) -> float:
+        """Take an attempt, or renew the lease on it; return the lease's length in seconds.
+
+        worker: names the claimant, so that a second delivery of the same message is told from a renewal.
+        Raises StaleAttempt, TaskMissing.
+        """
+        lease = from_now(self._config.lease_seconds)
+        if self._change(
+            task_id, Task.attempt == attempt, Task.state == State.UPLOADED,
+            state=State.PROCESSING, claimed_by=worker, lease_until=lease, started_at=from_now(),
+        ) or self._change(
+            task_id, Task.attempt == attempt, Task.state == State.PROCESSING, Task.claimed_by == worker,
+            lease_until=lease,
+        ):  # fmt: skip
+            return self._config.lease_seconds
+        raise self._refusal(task_id)
+
+    def settle(self, task_id: int, ended: Ended) -> None:
+        """Record how an attempt ended, once. The same report again changes nothing and is as welcome.
+
+        Raises StaleAttempt (superseded, or settled otherwise), TaskMissing.
+        """
+        done = ended.result is not None
+        outcome: dict[str, Any] = {
+            "state": State.PROCESSED if done else State.FAILED,
+            "result": ended.result,
+            "error_code": None if done else ended.code[:40],
+            "error_message": None if done else ended.message[:500],
+        }
+        changed = self._change(
+            task_id, Task.attempt == ended.attempt, Task.state.in_(WAITING),
+            finished_at=from_now(), started_at=func.coalesce(Task.started_at, from_now()), claimed_by=None,
+            lease_until=None, source=ended.source if ended.source else Task.source, **outcome,
+        )  # fmt: skip
+        task = self._row(Task.id == task_id, Task.state.in_(SHOWN))
+        if task is None:
+            self._look_again(task_id)
+            raise TaskMissing
+        if not changed:
+            same = task.attempt == ended.attempt and all(getattr(task, name) == value for name, value in outcome.items())
+            if not same:
+                self._look_again(task_id)
+                raise StaleAttempt
+            return
+        metrics.CONVERSIONS.labels("done" if done else "failed", task.format).inc()
+        for phase, seconds in (ended.phases or {}).items():
+            metrics.PHASE_SECONDS.labels(phase).observe(seconds)
+        log.info("task.settled", task=task_id, attempt=ended.attempt, state=task.state.value, code=ended.code or None)
+
+    def _refusal(self, task_id: int) -> Exception:
+        return StaleAttempt() if self._row(Task.id == task_id, Task.state.in_(SHOWN)) else TaskMissing()
+
+    def _look_again(self, task_id: int) -> None:
+        """A worker that came too late removes what it uploaded; if it dies before that, the sweeper does."""
+        self._change(task_id, tidy_at=from_now(self._config.tidy_seconds))
+
+    # -- the sweeper --------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> dict[str, int]:
+        """Find what was lost, by evidence, and put it right; return how many of each kind.
+
+        Any number of sweepers may run at once: each row is taken by one conditional UPDATE.
+        """
+        found = {
+            "upload_given_up": self._sweep_receiving(),
+            "lease_expired": self._sweep_leases(),
+            "message_unsent": self._sweep_unsent(),
+            "message_lost": self._sweep_lost(),
+            "tidied": self._sweep_untidy(),
+        }
+        for kind, count in found.items():
+            if count:
+                metrics.FINDINGS.labels(kind).inc(count)
+                log.info("sweep.found", kind=kind, count=count)
+        return found
+
+    def prolong_leases(self) -> None:
+        """Give every running attempt a whole lease from now; after an outage in which nobody could renew."""
+        lease = from_now(self._config.lease_seconds)
+        db.session.execute(
+            update(Task).where(Task.state == State.PROCESSING, Task.lease_until < lease).values(lease_until=lease)
+        )
+        db.session.commit()
+
+    def _sweep_receiving(self) -> int:
+        """Give up uploads whose API process died: their clients never got an answer of success."""
+        stuck = and_(Task.state == State.RECEIVING, Task.created_at < from_now(-self._config.receiving_seconds))
+        count = 0
+        for task in self._batch(stuck):
+            # First out of RECEIVING: an upload that ends after all must not find its row and answer 200.
+            if self._change(task.id, stuck, state=State.REMOVED, tidy_at=from_now(self._config.tidy_seconds)):
+                self._remove_objects(task.id)
+                count += 1
+        return count
+
+    def _sweep_leases(self) -> int:
+        """Issue the next attempt of every task whose worker fell silent, or fail it after a few."""
+        silent = and_(Task.state == State.PROCESSING, Task.lease_until < from_now())
+        count = 0
+        for task in self._batch(silent):
+            mine = and_(silent, Task.attempt == task.attempt)
+            if task.tries >= self._config.max_tries:
+                count += self._change(
+                    task.id, mine, state=State.FAILED, error_code="worker_lost", result=None, finished_at=from_now(),
+                    error_message=f"The conversion was started {task.tries} times and never came to its end.",
+                    claimed_by=None, lease_until=None, tidy_at=from_now(self._config.tidy_seconds),
+                )  # fmt: skip
+                continue
+            attempt = task.attempt + 1
+            extension = OUTPUTS[task.format].extension
+            if self._change(
+                task.id, mine, state=State.UPLOADED, attempt=attempt, tries=task.tries + 1, claimed_by=None,
+                lease_until=None, started_at=None, sent_at=from_now(), sends=1,
+                converted_route=result_route(task.id, task.name, extension, attempt),
+                tidy_at=from_now(self._config.tidy_seconds),
+            ):  # fmt: skip
+                count += 1
+                if issued := self._row(Task.id == task.id):
+                    self._send(issued, "")
+        return count
+
+    def _sweep_unsent(self) -> int:
+        """Send what could not be sent when it was uploaded, oldest first, until the broker fails."""
+        count = 0
+        unsent = and_(Task.state == State.UPLOADED, Task.sent_at.is_(None))
+        while batch := self._batch(unsent, Task.id):
+            for task in batch:
+                if self._change(task.id, unsent, Task.attempt == task.attempt,
+                                sent_at=from_now(), sends=Task.sends + 1):  # fmt: skip
+                    if not self._send(task, ""):
+                        return count
+                    count += 1
+        return count
+
+    def _sweep_lost(self) -> int:
+        """Send again what the broker lost: its queue is empty, or a message sent later was taken up long ago.
+
+        A queue hands out in order, so a message that waits behind others is not lost, however long it waits.
+        """
+        quiet = self._config.resend_seconds
+        waiting = and_(Task.state == State.UPLOADED, Task.sent_at < from_now(-quiet))
+        if not db.session.scalar(select(exists().where(waiting))):
+            db.session.rollback()
+            return 0
+        db.session.rollback()
+        try:
+            empty = self._queue.depth() == 0
+        except QueueUnavailable:
+            return 0
+        now = select(from_now(-quiet if empty else 0))
+        overtaken = select(func.max(Task.sent_at)).where(
+            Task.started_at.between(from_now(-3600), from_now(-quiet)), Task.started_at >= Task.sent_at, Task.sends == 1
+        )
+        horizon: datetime | None = db.session.scalar(now if empty else overtaken)
+        db.session.rollback()
+        if horizon is None:
+            return 0
+        # Each time it waits twice as long: should the evidence ever deceive, it does not become a flood.
+        patient = or_(*(
+            and_(Task.sends == sends, Task.sent_at < from_now(-quiet * 2 ** min(sends - 1, 5)))
+            for sends in range(1, self._config.max_sends)
+        ))  # fmt: skip
+        lost = and_(Task.state == State.UPLOADED, Task.sent_at < horizon)
+        count = 0
+        for task in self._batch(and_(lost, Task.sends >= self._config.max_sends)):
+            count += self._change(
+                task.id, lost, Task.attempt == task.attempt, state=State.FAILED, error_code="message_lost",
+                error_message="No worker took the conversion up, however often it was announced. Ask for it again.",
+                finished_at=from_now(),
+            )  # fmt: skip
+        while batch := self._batch(and_(lost, patient), Task.sent_at):
+            for task in batch:
+                if self._change(task.id, lost, patient, Task.attempt == task.attempt,
+                                sent_at=from_now(), sends=Task.sends + 1):  # fmt: skip
+                    if not self._send(task, ""):
+                        return count
+                    count += 1
+        return count
+
+    def _sweep_untidy(self) -> int:
+        """Remove objects that no row names: left by workers that died or came too late."""
+        due = Task.tidy_at < from_now()
+        count = 0
+        for task in self._batch(and_(due, Task.state != State.RECEIVING)):
+            if task.state is State.REMOVED:
+                if self._remove_objects(task.id):
+                    self._forget(task.id, State.REMOVED)
+                    count += 1
+                continue
+            try:
+                for route in list(self._store.list(f"{task.id}/")):
+                    if route not in (task.original_route, task.converted_route):
+                        self._store.remove(route)
+            except StoreError:
+                return count  # later
+            count += self._change(task.id, due, Task.attempt == task.attempt, tidy_at=None)
+        return count
+
+    # -- seen from outside --------------------------------------------------------------------------------------------
+
+    def gauges(self) -> list[tuple[str, str, dict[str, str], float]]:
+        """Return what is true of the whole system now: name, help, labels, value."""
+        counts = dict(
+            db.session.execute(
+                select(Task.state, func.count())
+                .where(Task.state.in_((State.RECEIVING, State.UPLOADED, State.PROCESSING)))
+                .group_by(Task.state)
+            ).all()  # type: ignore[arg-type]
+        )
+        oldest = db.session.execute(
+            select(func.min(Task.sent_at), from_now()).where(Task.state == State.UPLOADED)
+        ).one()
+        db.session.rollback()
+        age = max(0.0, (oldest[1] - oldest[0]).total_seconds()) if oldest[0] else 0.0
+        text = "Tasks that are not at their end."
+        gauges = [("swnube_tasks", text, {"state": str(state)}, float(counts.get(state, 0)))
+                  for state in (State.RECEIVING, State.UPLOADED, State.PROCESSING)]  # fmt: skip
+        gauges.append(("swnube_oldest_waiting_seconds", "Age of the longest waiting task.", {}, age))
+        gauges.append(("swnube_workers_busy", "Attempts under way.", {}, float(counts.get(State.PROCESSING, 0))))
+        try:
+            gauges.append(("swnube_queue_depth", "Messages on the queue.", {}, float(self._queue.depth())))
+        except QueueUnavailable:
+            pass
+        return gauges
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _row(self, *where: ColumnElement[bool]) -> Task | None:
+        task = db.session.scalar(select(Task).where(*where).execution_options(populate_existing=True))
+        db.session.rollback()
+        return task
+
+    def _batch(self, where: ColumnElement[bool], order: Any = None) -> list[Task]:
+        """Return some rows to look at. They are not locked: each is taken by the conditional UPDATE that follows."""
+        query = select(Task).where(where).order_by(Task.id if order is None else order).limit(_BATCH)
+        rows = list(db.session.scalars(query.execution_options(populate_existing=True)))
+        db.session.rollback()
+        return rows
+
+    def _change(self, task_id: int, *where: ColumnElement[bool], **values: Any) -> bool:
+        """Change a row if it still is as `where` says; return whether it was."""
+        changed: CursorResult[Any] = db.session.execute(  # type: ignore[assignment]
+            update(Task).where(Task.id == task_id, *where).values(**values).execution_options(synchronize_session=False)
+        )
+        db.session.commit()
+        return changed.rowcount == 1
+
+    def _send(self, task: Task, request: str) -> bool:
+        """Announce the current attempt. Without a broker the row waits, and the sweeper sends it."""
+        assert task.original_bytes is not None and task.original_crc32c and task.converted_route  # noqa: S101
+        job = Job(
+            task=task.id, attempt=task.attempt, source=task.original_route, source_bytes=task.original_bytes,
+            source_crc32c=task.original_crc32c, target=task.converted_route, format=task.format, options=task.options,
+            token=str(self._tokens.dumps([task.id, task.attempt])), request=request,
+        )  # fmt: skip
+        try:
+            self._queue.send(job)
+        except QueueUnavailable as error:
+            log.warning("task.unsent", task=task.id, attempt=task.attempt, reason=str(error))
+            self._change(task.id, Task.attempt == task.attempt, Task.state == State.UPLOADED, sent_at=None)
+            return False
+        return True
+
+    def _result_route(self, task: Task) -> str:
+        return result_route(task.id, task.name, OUTPUTS[task.format].extension, task.attempt)
+
+    def _remove_object(self, route: str) -> None:
+        try:
+            self._store.remove(route)
+        except StoreError as error:
+            log.warning("object.kept", route=route, reason=str(error))  # tidy_at is set: the sweeper comes back to it
+
+    def _remove_objects(self, task_id: int) -> bool:
+        try:
+            self._store.remove_all(f"{task_id}/")
+        except StoreError as error:
+            log.warning("objects.kept", task=task_id, reason=str(error))
+            return False
+        return True
+
+    def _forget(self, task_id: int, state: State = State.RECEIVING) -> None:
+        """Remove a row that nothing in the store needs any more; an upload that failed may have left a part."""
+        if state is State.RECEIVING and not self._remove_objects(task_id):
+            return
+        db.session.execute(delete(Task).where(Task.id == task_id, Task.state == state))
+        db.session.commit()
