@@ -1,0 +1,1 @@
+"""Runs the whole service on one machine: what `make run` starts."""
