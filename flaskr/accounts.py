@@ -161,8 +161,10 @@ class Accounts:
             select(User.id, User.name, User.email)
             .join(Session, Session.user_id == User.id)
             .where(
-                Session.id == session_id, User.id == int(user_id),
-                Session.ended_at.is_(None), Session.expires_at > from_now(),
+                Session.id == session_id,
+                User.id == int(user_id),
+                Session.ended_at.is_(None),
+                Session.expires_at > from_now(),
             )  # fmt: skip
         ).one_or_none()
         db.session.rollback()  # no connection is held while a body is read

@@ -78,8 +78,6 @@ class Config:
             "API_TITLE": "SWNube",
             "API_VERSION": "1",
             "OPENAPI_VERSION": "3.1.0",
-            "OPENAPI_URL_PREFIX": "/api",
-            "OPENAPI_JSON_PATH": "openapi.json",
         }
 
     def _engine_options(self) -> dict[str, object]:

@@ -109,7 +109,9 @@ class Conversions:
         self._store = store
         self._queue = queue
         # Another kind of token than the users': neither can ever pass for the other.
-        self._tokens = URLSafeSerializer(config.jwt_secret_key, salt="job", signer_kwargs={"digest_method": hashlib.sha256})
+        self._tokens = URLSafeSerializer(
+            config.jwt_secret_key, salt="job", signer_kwargs={"digest_method": hashlib.sha256}
+        )
 
     # -- the owner's side ---------------------------------------------------------------------------------------------
 
@@ -172,7 +174,7 @@ class Conversions:
         log.info("task.submitted", task=task.id, format=target, bytes=stat.bytes)
         return task
 
-    def list(self, caller: Caller, selection: Selection) -> tuple[list[Task], bool]:
+    def browse(self, caller: Caller, selection: Selection) -> tuple[list[Task], bool]:
         """Return a page of the caller's tasks, and whether there are more."""
         most = PAGE if selection.most is None else min(selection.most, PAGE)
         query = select(Task).where(Task.user_id == caller.id, Task.state.in_(selection.states))
@@ -303,7 +305,9 @@ class Conversions:
             self._look_again(task_id)
             raise TaskMissing
         if not changed:
-            same = task.attempt == ended.attempt and all(getattr(task, name) == value for name, value in outcome.items())
+            same = task.attempt == ended.attempt and all(
+                getattr(task, name) == value for name, value in outcome.items()
+            )
             if not same:
                 self._look_again(task_id)
                 raise StaleAttempt

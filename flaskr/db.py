@@ -2,6 +2,7 @@
 
 import sqlite3
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from flask_migrate import Migrate
@@ -28,7 +29,7 @@ class Base(DeclarativeBase):
 
 # Objects stay readable after a commit: each domain call ends its transaction, and gives its connection back with it.
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
-migrate = Migrate(db=db, directory="flaskr/migrations", render_as_batch=True)
+migrate = Migrate(db=db, directory=str(Path(__file__).parent / "migrations"), render_as_batch=True)
 
 
 class Moment(TypeDecorator[datetime]):

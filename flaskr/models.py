@@ -39,7 +39,7 @@ class User(Base):
     email: Mapped[str] = mapped_column(String(254))
     email_key: Mapped[str] = mapped_column(String(762), unique=True)
     password_hash: Mapped[str] = mapped_column(String(255))
-    created_at: Mapped[datetime] = mapped_column(Moment, default=from_now)
+    created_at: Mapped[datetime] = mapped_column(Moment, default=from_now())
 
 
 class Session(Base):
@@ -49,7 +49,7 @@ class Session(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     user_id: Mapped[int] = mapped_column(_Id, ForeignKey("users.id", ondelete="CASCADE"), index=True)
-    created_at: Mapped[datetime] = mapped_column(Moment, default=from_now)
+    created_at: Mapped[datetime] = mapped_column(Moment, default=from_now())
     expires_at: Mapped[datetime] = mapped_column(Moment, index=True)
     ended_at: Mapped[datetime | None] = mapped_column(Moment)
 
@@ -83,7 +83,7 @@ class Task(Base):
 
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
     user_id: Mapped[int] = mapped_column(_Id, ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(Moment, default=from_now)
+    created_at: Mapped[datetime] = mapped_column(Moment, default=from_now())
     name: Mapped[str] = mapped_column(String(255))
     original_ext: Mapped[str] = mapped_column(String(16))
     format: Mapped[str] = mapped_column(String(16))

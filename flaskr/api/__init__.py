@@ -5,7 +5,7 @@ from typing import Any
 
 import flask_openapi3_swagger
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Blueprint, Flask, render_template, send_from_directory
+from flask import Blueprint, Flask, current_app, render_template, send_from_directory
 from flask_smorest import Api
 from webargs.flaskparser import FlaskParser
 
@@ -30,6 +30,13 @@ SwaggerUIBundle({url: main.dataset.document, domNode: main, deepLinking: true});
 def browse() -> str:
     """Show the OpenAPI document as a page that can be tried out."""
     return render_template("docs.html")
+
+
+@docs.route("/api/openapi.json")
+@public
+def document() -> Any:
+    """Return the OpenAPI document, made from the code when the process started."""
+    return current_app.extensions["openapi"]
 
 
 @docs.route("/api/docs/start.js")
@@ -69,8 +76,6 @@ def register(app: Flask) -> None:
         api.register_blueprint(blueprint)
     app.register_blueprint(health)
     app.register_blueprint(docs)
-    for rule in app.url_map.iter_rules():
-        view: Any = app.view_functions[rule.endpoint]
-        if rule.endpoint.startswith("api-docs.") or rule.endpoint == "static":
-            view.authentication = "public"  # the document itself, and the page's files
+    document = api.spec.to_dict()
+    app.extensions["openapi"] = document
     errors.register(app)

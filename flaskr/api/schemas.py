@@ -111,10 +111,17 @@ class Created(Message):
 class TaskQuery(Lenient):
     """Which tasks to list."""
 
-    max = fields.Integer(strict=True, validate=validate.Range(min=0), metadata={
-        "description": f"at most so many; a page has {PAGE} at most, and Link names the next"})
-    order = fields.Integer(strict=True, load_default=0, validate=validate.OneOf([0, 1]), metadata={
-        "description": "0 oldest first, 1 newest first"})
+    max = fields.Integer(
+        strict=True,
+        validate=validate.Range(min=0),
+        metadata={"description": f"at most so many; a page has {PAGE} at most, and Link names the next"},
+    )
+    order = fields.Integer(
+        strict=True,
+        load_default=0,
+        validate=validate.OneOf([0, 1]),
+        metadata={"description": "0 oldest first, 1 newest first"},
+    )
     state = Text(metadata={"description": "only these states, separated by commas"})
     name = Text(validate=validate.Length(max=255), metadata={"description": "only names that contain this"})
     after = fields.Integer(strict=True, validate=validate.Range(min=0, max=2**63 - 1), metadata={
@@ -151,8 +158,10 @@ class Report(Lenient):
     attempt = fields.Integer(strict=True, required=True)
     outcome = fields.String(required=True, validate=validate.OneOf(["done", "failed"]))
     result = fields.Dict(keys=fields.String(), allow_none=True)
-    error = fields.Nested(type("ReportedFailure", (Lenient,), {
-        "code": Text(required=True), "message": Text(required=True)}), allow_none=True)
+    error = fields.Nested(
+        type("ReportedFailure", (Lenient,), {"code": Text(required=True), "message": Text(required=True)}),
+        allow_none=True,
+    )
     source = fields.Dict(keys=fields.String(), allow_none=True)
     phases = fields.Dict(keys=Text(validate=validate.Length(max=20)), values=fields.Float(), allow_none=True)
 

@@ -45,7 +45,7 @@ def list_tasks(query: dict[str, Any]) -> Any:
         newest_first=query["order"] == 1, most=query.get("max"), states=_states(query.get("state")),
         after=query.get("after"), name=query.get("name", ""),
     )  # fmt: skip
-    found, more = conversions().list(caller(), selection)
+    found, more = conversions().browse(caller(), selection)
     headers = {}
     if more and found:
         following = {**request.args.to_dict(), "after": str(found[-1].id)}

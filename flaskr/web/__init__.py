@@ -1,11 +1,14 @@
 """The page at /: templates and static files."""
 
-from flask import Blueprint, Flask, render_template
+from pathlib import Path
+
+from flask import Blueprint, Flask, Response, render_template, send_from_directory
 
 from flaskr.api.authentication import public
 from worker.contract.formats import OUTPUTS
 
-web = Blueprint("web", __name__, template_folder="templates", static_folder="static", static_url_path="/static")
+web = Blueprint("web", __name__, template_folder="templates")
+_FILES = Path(__file__).parent / "static"
 
 
 @web.route("/")
@@ -15,7 +18,13 @@ def page() -> str:
     return render_template("page.html", formats=list(OUTPUTS.values()))
 
 
+@web.route("/static/<path:name>")
+@public
+def asset(name: str) -> Response:
+    """Return one of the page's files."""
+    return send_from_directory(_FILES, name, max_age=3600)
+
+
 def register(app: Flask) -> None:
     """Add the page."""
     app.register_blueprint(web)
-    app.view_functions["web.static"].authentication = "public"  # type: ignore[attr-defined]

@@ -51,8 +51,18 @@ class Job:
 
 
 _KINDS: dict[str, type] = {
-    "task": int, "attempt": int, "source": str, "source_bytes": int, "source_crc32c": str, "target": str,
-    "format": str, "options": dict, "token": str, "request": str, "trace": str, "version": int,
+    "task": int,
+    "attempt": int,
+    "source": str,
+    "source_bytes": int,
+    "source_crc32c": str,
+    "target": str,
+    "format": str,
+    "options": dict,
+    "token": str,
+    "request": str,
+    "trace": str,
+    "version": int,
 }
 
 
@@ -61,7 +71,7 @@ class Report:
     """How an attempt ended, as the worker tells the API.
 
     outcome: ``done`` with `result`, or ``failed`` with `error` ({code, message}).
-    source: what the original really is, when the worker found out.
+    source: what the original really is, when the worker found out; phases: seconds that each phase took.
     """
 
     attempt: int
@@ -69,6 +79,7 @@ class Report:
     result: dict[str, Any] | None = None
     error: dict[str, str] | None = None
     source: dict[str, Any] | None = None
+    phases: dict[str, float] | None = None
 
     def encode(self) -> dict[str, Any]:
         """Return the body of the POST."""

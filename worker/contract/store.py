@@ -273,8 +273,13 @@ class BucketStore:
             try:
                 # Create-only makes the upload safe to retry: a second one of the same bytes changes nothing.
                 blob.upload_from_file(
-                    source, size=stat.bytes, if_generation_match=0, checksum="crc32c", retry=self._retry,
-                    timeout=_TIMEOUT, content_type="application/octet-stream",
+                    source,
+                    size=stat.bytes,
+                    if_generation_match=0,
+                    checksum="crc32c",
+                    retry=self._retry,
+                    timeout=_TIMEOUT,
+                    content_type="application/octet-stream",
                 )
             except self._taken as error:
                 there = self._bucket.get_blob(route, retry=self._retry, timeout=_TIMEOUT)
@@ -320,15 +325,20 @@ class BucketStore:
         with self._away(route):
             return str(
                 self._blob(route).generate_signed_url(
-                    version="v4", expiration=timedelta(seconds=seconds), method="GET", response_type=mime,
-                    response_disposition=f"attachment; filename*=UTF-8''{quote(name, safe='')}", **signer,
+                    version="v4",
+                    expiration=timedelta(seconds=seconds),
+                    method="GET",
+                    response_type=mime,
+                    response_disposition=f"attachment; filename*=UTF-8''{quote(name, safe='')}",
+                    **signer,
                 )
             )
 
     def list(self, prefix: str) -> Iterator[str]:
         with self._away(prefix):
-            for blob in self._bucket.list_blobs(prefix=prefix, fields="items(name),nextPageToken",
-                                                retry=self._retry, timeout=_TIMEOUT):
+            for blob in self._bucket.list_blobs(
+                prefix=prefix, fields="items(name),nextPageToken", retry=self._retry, timeout=_TIMEOUT
+            ):
                 yield str(blob.name)
 
     def remove(self, route: str) -> None:

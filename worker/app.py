@@ -1,0 +1,79 @@
+"""Celery's entry point: ``celery -A worker.app worker``. The only wiring of this tier."""
+
+import os
+import socket
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery.signals import setup_logging, worker_init, worker_process_init
+from environs import Env
+
+from worker import tasks
+from worker.contract.logs import set_up_logs
+from worker.contract.queue import Queue, QueueUnavailable, make_celery
+from worker.contract.settings import SettingsError, read_addresses, read_api_url, text
+from worker.contract.store import open_store
+from worker.pipeline import Pipeline, clear_scratch
+from worker.report import Api
+from worker.transcode import Transcoder
+
+log = structlog.get_logger()
+_FACTS_SECONDS = 30
+
+try:
+    _env = Env()
+    _addresses = read_addresses(_env)
+    _api_url = read_api_url(_env)
+    _scratch = Path(text(_env, "SCRATCH_DIR", None) or Path(tempfile.gettempdir()) / "swnube-scratch")
+except SettingsError as error:
+    sys.stderr.write(f"SWNube's worker cannot start: {error}\n")
+    sys.exit(2)
+
+app = make_celery(_addresses)
+_pipeline: list[Pipeline] = []
+_transcoder: list[Transcoder] = []
+tasks.register(app, _pipeline)
+
+
+@setup_logging.connect
+def _logs(**_: Any) -> None:
+    set_up_logs("worker")
+
+
+@worker_init.connect
+def _worker_begins(**_: Any) -> None:
+    """Before the processes are made: find out what ffmpeg can do, and clear up after workers that died."""
+    cleared = clear_scratch(_scratch)
+    transcoder = Transcoder()
+    _transcoder.append(transcoder)
+    log.info("worker.ready", ffmpeg=transcoder.version, protections=transcoder.protections, cleared=cleared)
+    facts = {
+        "encoders": sorted(transcoder.encoders),
+        "ffmpeg": transcoder.version,
+        "protections": transcoder.protections,
+    }
+    name = f"{socket.gethostname()}-{os.getpid()}"
+
+    def repeat() -> None:
+        queue = Queue(app, _addresses)
+        while True:
+            try:
+                queue.publish_facts(name, facts)
+            except QueueUnavailable as trouble:
+                log.warning("worker.facts_unsaid", reason=str(trouble))
+            clear_scratch(_scratch)
+            threading.Event().wait(_FACTS_SECONDS)
+
+    threading.Thread(target=repeat, name="facts", daemon=True).start()
+
+
+@worker_process_init.connect
+def _process_begins(**_: Any) -> None:
+    """In each process: connections of its own."""
+    set_up_logs("worker")
+    store = open_store(_addresses.storage_url)
+    _pipeline[:] = [Pipeline(Api(_api_url), store, Queue(app, _addresses), _transcoder[0], _scratch)]
