@@ -1,0 +1,81 @@
+"""How gunicorn serves the web tier: `gunicorn -c deploy/gunicorn.conf.py 'flaskr:create_app()'`.
+
+PORT (5000), WEB_WORKERS (one per core, at least 2), WEB_THREADS per worker (16), WEB_GRACEFUL_SECONDS (30) for
+requests in flight at a stop, WEB_KEEPALIVE_SECONDS (75: longer than the balancer keeps an idle connection, or it
+would send requests into connections that are being closed). PROMETHEUS_MULTIPROC_DIR holds the workers' metrics.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
+    from gunicorn.workers.base import Worker
+
+bind = f"0.0.0.0:{os.environ.get('PORT') or 5000}"
+# Requests wait for the database and the store, seldom for the processor, and the big copies release the GIL.
+worker_class = "gthread"
+workers = int(os.environ.get("WEB_WORKERS") or max(2, os.cpu_count() or 2))
+threads = int(os.environ.get("WEB_THREADS") or 16)
+graceful_timeout = int(os.environ.get("WEB_GRACEFUL_SECONDS") or 30)
+keepalive = int(os.environ.get("WEB_KEEPALIVE_SECONDS") or 75)
+# The heartbeat goes through a file: on a disk that stalls, healthy workers would be killed.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+# Its default place is one file per user, which two instances on a machine would fight for.
+control_socket_disable = True
+
+accesslog = None  # the application logs each request, with what it knows of it
+# gunicorn's own lines go the way of the application's: one JSON object each, from `on_starting` on.
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "root": {"level": "INFO", "handlers": []},
+    "loggers": {"gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True}},
+    "handlers": {},
+    "formatters": {},
+}
+
+_own_metrics: Path | None = None
+if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    # Without a folder each worker would answer /metrics with its own numbers alone.
+    _own_metrics = Path(tempfile.mkdtemp(prefix="swnube-metrics-"))
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_own_metrics)
+
+
+def on_starting(server: "Arbiter") -> None:
+    """Sets up the logs, and drops the metrics that processes of an earlier run left."""
+    from worker.contract.logs import set_up_logs  # the project is on the path only now
+
+    set_up_logs("web")
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.db"):
+        match = re.search(r"_(\d+)\.db$", path.name)
+        if match and not _alive(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def child_exit(server: "Arbiter", worker: "Worker") -> None:
+    """Takes a dead worker out of the gauges that count living ones; its counters stay in the sums."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)
+
+
+def on_exit(server: "Arbiter") -> None:
+    if _own_metrics is not None:
+        shutil.rmtree(_own_metrics, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
