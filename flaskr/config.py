@@ -66,7 +66,7 @@ class Config:
             "SQLALCHEMY_DATABASE_URI": self.database_url,
             "SQLALCHEMY_ENGINE_OPTIONS": self._engine_options(),
             "MAX_CONTENT_LENGTH": self.max_upload_bytes + MIB,  # the file, and what surrounds it
-            "MAX_FORM_MEMORY_SIZE": 64 * 1024,  # one text field of the form
+            "MAX_FORM_MEMORY_SIZE": 256 * 1024,  # all text fields; above the 64 KiB that are parsed at a time
             "MAX_FORM_PARTS": 50,
             "JWT_SECRET_KEY": self.jwt_secret_key,
             "JWT_ALGORITHM": "HS256",

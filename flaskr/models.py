@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, text
+from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from flaskr.db import Base, Moment, from_now
@@ -88,7 +88,7 @@ class Task(Base):
     original_ext: Mapped[str] = mapped_column(String(16))
     format: Mapped[str] = mapped_column(String(16))
     options: Mapped[dict[str, Any]] = mapped_column(JSON)
-    state: Mapped[State] = mapped_column(String(12))
+    state: Mapped[State] = mapped_column(Enum(State, native_enum=False, length=12))
 
     original_route: Mapped[str] = mapped_column(String(320))
     original_bytes: Mapped[int | None] = mapped_column(BigInteger)

@@ -16,10 +16,10 @@ def safe_name(raw: str) -> str:
     name = unicodedata.normalize("NFC", raw.encode("utf-8", "ignore").decode()).replace("\\", "/").rpartition("/")[2]
     # Control, format (bidi marks) and private characters go; the joiner inside emoji stays.
     name = "".join(c for c in name if not unicodedata.category(c).startswith("C") or c == "\u200d")
-    name = sanitize_filename(name, platform="universal", max_len=100_000).strip(" .")
-    stem, dot, extension = name.rpartition(".")
+    stem, dot, extension = name.strip(" .").rpartition(".")
     if not dot:
-        stem, extension = name, ""
+        stem, extension = extension, ""
+    stem, extension = (sanitize_filename(part, platform="universal") for part in (cut(stem, NAME_BYTES), extension))
     stem = cut(stem.strip(" .") or "audio", NAME_BYTES - len(extension.encode()) - 1)
     return stem + dot + extension
 

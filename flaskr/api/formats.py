@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import current_app
+from flask import Response, current_app, jsonify
 from flask_smorest import Blueprint
 
 from flaskr.api import schemas
@@ -18,14 +18,14 @@ formats = Blueprint("formats", __name__, url_prefix="/api", description="What ca
 @formats.route("/formats", methods=["GET"])
 @formats.response(200, {"type": "object"})
 @public
-def list_formats() -> dict[str, Any]:
+def list_formats() -> Response:
     """List the formats that can be read and written, with each option's range."""
     try:
         encoders = [set(facts["encoders"]) for facts in current_app.extensions["queue"].facts()]
     except QueueUnavailable:
         encoders = []
     # Only what every worker can write: any of them may get the job.
-    return catalogue(set.intersection(*encoders) if encoders else None)
+    return jsonify(catalogue(set.intersection(*encoders) if encoders else None))
 
 
 @formats.route("/formats/plan", methods=["POST"])
@@ -48,4 +48,4 @@ def plan_conversion(body: dict[str, Any]) -> Any:
         if source is None:
             sentence = "Name a task, or describe the file in probe."
             return problem(400, sentence, {"probe": [sentence]})
-    return plan(probe_from_json(source), target, options).to_json()
+    return jsonify(plan(probe_from_json(source), target, options).to_json())

@@ -9,7 +9,7 @@ import structlog
 from flask import Flask, Request, Response, current_app, g, request
 
 from flaskr import metrics
-from flaskr.conversions import Conversions
+from flaskr.conversions import Conversions, TaskMissing
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = structlog.get_logger()
@@ -42,6 +42,11 @@ def register(app: Flask) -> None:
         g.began = time.perf_counter()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request=g.request_id)
+
+    @app.url_value_preprocessor
+    def _within_ids(_endpoint: str | None, values: dict[str, Any] | None) -> None:
+        if values and values.get("task_id", 0) >= 2**63:  # no database could hold it
+            raise TaskMissing
 
     @app.after_request
     def _end(response: Response) -> Response:

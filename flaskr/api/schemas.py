@@ -112,19 +112,17 @@ class TaskQuery(Lenient):
     """Which tasks to list."""
 
     max = fields.Integer(
-        strict=True,
         validate=validate.Range(min=0),
         metadata={"description": f"at most so many; a page has {PAGE} at most, and Link names the next"},
     )
     order = fields.Integer(
-        strict=True,
         load_default=0,
         validate=validate.OneOf([0, 1]),
         metadata={"description": "0 oldest first, 1 newest first"},
     )
     state = Text(metadata={"description": "only these states, separated by commas"})
     name = Text(validate=validate.Length(max=255), metadata={"description": "only names that contain this"})
-    after = fields.Integer(strict=True, validate=validate.Range(min=0, max=2**63 - 1), metadata={
+    after = fields.Integer(validate=validate.Range(min=0, max=2**63 - 1), metadata={
         "description": "the page after the task with this id"})  # fmt: skip
 
 

@@ -16,8 +16,7 @@ from worker.contract.queue import Progress, Queue
 
 tasks = Blueprint("tasks", __name__, url_prefix="/api", description="Files and their conversions")
 
-# 64 bits: a larger number cannot be a task's, and is 404 before any database sees it.
-TASK = "/tasks/<int(max=9223372036854775807):task_id>"
+TASK = "/tasks/<int:task_id>"
 _FORM = {
     "type": "object",
     "required": ["audio", "filename", "newFormat"],
@@ -121,7 +120,7 @@ def original(task_id: int) -> Response:
     return _sent(conversions().original(caller(), task_id))
 
 
-@tasks.route("/download/<int(max=9223372036854775807):task_id>", methods=["GET"])
+@tasks.route("/download/<int:task_id>", methods=["GET"])
 @tasks.response(200, {"type": "string", "format": "binary"}, content_type="application/octet-stream")
 @tasks.alt_response(404, schema=schemas.Problem, description="You have no such task")
 @user_required

@@ -101,7 +101,7 @@ class Person:
     def upload(
         self, name: str = "song.mp3", target: str = "ogg", data: bytes = b"abc" * 999, **options: Any
     ) -> TestResponse:
-        form = {"filename": name, "newFormat": target, "audio": (io.BytesIO(data), name), **options}
+        form = {"filename": name, "newFormat": target, "audio": (io.BytesIO(data), "upload"), **options}
         return self.call("POST", "/api/tasks", data=form, content_type="multipart/form-data")
 
     def task(self, task_id: int) -> dict[str, Any]:

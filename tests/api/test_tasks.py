@@ -100,6 +100,13 @@ def test_broken_multipart_bodies_get_400(ana: Person, body: bytes, kind: str) ->
     assert ana.call("POST", "/api/tasks", data=body, content_type=kind).status_code == 400
 
 
+def test_a_large_upload_arrives_whole(ana: Person) -> None:
+    """A file far above the parser's buffer and the limit for text fields is stored byte for byte."""
+    data = bytes(range(256)) * 12_000
+    task_id = ana.upload(data=data).get_json()["task"]["id"]
+    assert ana.call("GET", f"/api/tasks/{task_id}/original").data == data
+
+
 def test_too_large_an_upload_gets_413(make_app: Callable[..., Flask], ana: Person) -> None:
     """A body above the limit is refused before it is stored."""
     small = Person(make_app(max_upload_bytes=2048).test_client(), ana.email, ana.token, ana.refresh_token)
