@@ -13,7 +13,7 @@ import sys
 OLDEST = (3, 11)
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 VENV = os.path.join(ROOT, ".venv")
-THIS_PYTHON = [sys.version, os.path.realpath(sys.executable), ROOT]  # a venv belongs to one Python and one folder
+VENV_PYTHON = os.path.join(VENV, "bin", "python")
 
 
 class CannotPrepareError(Exception):
@@ -31,15 +31,15 @@ def prepare(requirements: str) -> None:
         return
     make_venv()
     say(f"Installing {requirements} ...")
-    pip = [os.path.join(VENV, "bin", "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [VENV_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if subprocess.call([*pip, "--requirement", os.path.join(ROOT, requirements)]) != 0:
         raise CannotPrepareError(f"Could not install {requirements}: see above.")
     write(stamp, wanted)
 
 
 def fingerprint(requirements: str) -> str:
-    """What an installation rests on: this Python, this folder, and the text of all the files named with -r."""
-    parts = list(THIS_PYTHON)
+    """What an installation rests on: this Python, and the text of all the files named with -r."""
+    parts = [sys.version, os.path.realpath(sys.executable)]
     pending = [os.path.join(ROOT, requirements)]
     while pending:
         path = pending.pop()
@@ -50,10 +50,14 @@ def fingerprint(requirements: str) -> str:
 
 
 def make_venv() -> None:
-    """Makes .venv anew, unless it is one of this Python and this folder."""
-    made_with = os.path.join(VENV, "made-with")
-    if read(made_with) == "\n".join(THIS_PYTHON):
-        return
+    """Makes .venv anew, unless there is one that works and is of this Python."""
+    if os.path.exists(VENV_PYTHON):
+        ask = [VENV_PYTHON, "-c", "import pip, sys; sys.stdout.write(sys.version)"]
+        try:
+            if subprocess.check_output(ask, stderr=subprocess.DEVNULL).decode() == sys.version:
+                return
+        except (OSError, subprocess.CalledProcessError):
+            pass  # broken: its Python was removed, say
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
@@ -63,7 +67,6 @@ def make_venv() -> None:
     shutil.rmtree(VENV, ignore_errors=True)
     if subprocess.call([sys.executable, "-m", "venv", VENV]) != 0:
         raise CannotPrepareError("Could not make .venv: see above.")
-    write(made_with, "\n".join(THIS_PYTHON))
 
 
 def read(path: str) -> str:
