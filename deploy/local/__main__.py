@@ -10,9 +10,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import SQLAlchemyError
+
 from deploy.local.binaries import ProgramMissingError
 from deploy.local.environment import Settings, complete, private_folder, read_environment, read_port
 from deploy.local.supervisor import Program, RunFailedError, StopRequested, Supervisor
+from worker.contract.settings import cores
+from worker.transcode.ffmpeg import Ffmpeg, FfmpegMissing
 
 PROJECT = Path(__file__).resolve().parents[2]
 PYTHON = [sys.executable, "-m"]
@@ -45,19 +52,46 @@ def run(supervisor: Supervisor, settings: Settings) -> None:
     if settings.redis is not None:
         supervisor.say(f"Queue: {settings.redis}")
         supervisor.start(redis_program(settings))
-    supervisor.run_to_end(
-        Program("migrate", [*PYTHON, "flask", "--app", "flaskr", "db", "upgrade"], settings.environment),
-        MIGRATE_SECONDS,
-    )
-    for program in service_programs(settings):
-        supervisor.start(program)
-    answer: list[str] = ["no answer yet"]
+    ffmpeg = find_ffmpeg(settings)
+    programs = service_programs(settings)
+    # The worker needs no database: it starts while the migrations run. The sweeper waits until there is time.
+    supervisor.start(programs["worker"])
+    if not is_migrated(settings.environment["DATABASE_URL"]):
+        upgrade = [*PYTHON, "flask", "--app", "flaskr", "db", "upgrade"]
+        supervisor.run_to_end(Program("migrate", upgrade, settings.environment), MIGRATE_SECONDS)
+    supervisor.start(programs["web"])
+    answer = ["no answer yet"]
     try:
         supervisor.until(lambda: is_ready(settings.port, answer), READY_SECONDS, "The service is not ready")
     except RunFailedError as error:
         raise RunFailedError(f"{error} /readyz: {answer[0]}") from None
+    supervisor.start(programs["sweeper"])
+    supervisor.say(f"Audio: {ffmpeg}")
     supervisor.say(f"Ready: http://localhost:{settings.port}  (data in {settings.folder}; Ctrl-C stops)")
     supervisor.watch()
+
+
+def is_migrated(database_url: str) -> bool:
+    """Whether the database has every migration. To ask is much faster than `flask db upgrade`, which loads it all."""
+    scripts = ScriptDirectory(str(PROJECT / "flaskr" / "migrations"))
+    try:
+        engine = create_engine(database_url, poolclass=NullPool)
+        with engine.connect() as connection:
+            return set(MigrationContext.configure(connection).get_current_heads()) == set(scripts.get_heads())
+    except SQLAlchemyError:
+        return False
+
+
+def find_ffmpeg(settings: Settings) -> str:
+    """Chooses the worker's ffmpeg as the worker would, makes that choice final, and returns it for people."""
+    try:
+        found = Ffmpeg.find()
+    except FfmpegMissing as error:
+        raise RunFailedError(str(error)) from None
+    settings.environment["FFMPEG"] = found.path
+    slow = "imageio_ffmpeg" in Path(found.path).parts
+    advice = "; ogg and flac take 2 to 10 times as long with it as with a packaged one: install ffmpeg" if slow else ""
+    return f"ffmpeg {found.version} ({found.path}{advice})"
 
 
 def redis_program(settings: Settings) -> Program:
@@ -82,34 +116,20 @@ def redis_program(settings: Settings) -> Program:
     return Program("redis", command, settings.environment, rank=0, patience=1.5)
 
 
-def service_programs(settings: Settings) -> list[Program]:
+def service_programs(settings: Settings) -> dict[str, Program]:
     """Web, worker and sweeper. The worker ends first, while the web tier is still there to hear what it has done."""
-    cores = os.cpu_count() or 1
-    worker = {**settings.environment, "REMAP_SIGTERM": "SIGQUIT"}  # finishes or gives its jobs back, in seconds
+    worker = {**settings.environment, "REMAP_SIGTERM": "SIGQUIT"}  # gives its jobs back instead of finishing them
     web = {"WEB_GRACEFUL_SECONDS": "2", **settings.environment}
-    return [
-        Program(
-            "web",
-            [*PYTHON, "gunicorn", "-c", "deploy/gunicorn.conf.py", "flaskr:create_app()"],
-            web,
-            rank=1,
-            patience=2.5,
-        ),
-        Program(
-            "worker",
-            [*PYTHON, "celery", "-A", "worker.app", "worker", "--concurrency", str(cores), "--loglevel", "info"],
-            worker,
-            rank=2,
-            patience=5.0,
-        ),
-        Program(
-            "sweeper",
-            [*PYTHON, "flask", "--app", "flaskr", "sweep", "--every", "5"],
-            settings.environment,
-            rank=2,
-            patience=5.0,
-        ),
+    # What is left out would only talk to other workers of the same queue.
+    celery = [*PYTHON, "celery", "-A", "worker.app", "--quiet", "worker", "--without-mingle", "--without-gossip"]
+    gunicorn = [*PYTHON, "gunicorn", "-c", "deploy/gunicorn.conf.py", "flaskr:create_app()"]
+    sweep = [*PYTHON, "flask", "--app", "flaskr", "sweep", "--every", "5"]
+    programs = [
+        Program("web", gunicorn, web, rank=1, patience=2.5),
+        Program("worker", [*celery, "--concurrency", str(cores())], worker, rank=2, patience=5),
+        Program("sweeper", sweep, settings.environment, rank=2, patience=5),
     ]
+    return {program.name: program for program in programs}
 
 
 def is_ready(port: int, answer: list[str]) -> bool:

@@ -63,6 +63,7 @@ def complete(environment: dict[str, str], folder: Path, port: int) -> Settings:
     settings = Settings(folder, port, {**_secrets(folder / "secrets.env"), **environment})
     fill = settings.environment.setdefault
     fill("PORT", str(port))
+    fill("LOG_FORMAT", "text")
     fill("DATABASE_URL", URL.create("sqlite", database=str(folder / "swnube.db")).render_as_string())
     if "STORAGE_URL" not in environment:
         fill("STORAGE_URL", private_folder(folder / "store").as_uri())
