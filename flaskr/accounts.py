@@ -165,7 +165,7 @@ class Accounts:
                 User.id == int(user_id),
                 Session.ended_at.is_(None),
                 Session.expires_at > from_now(),
-            )  # fmt: skip
+            )
         ).one_or_none()
         db.session.rollback()  # no connection is held while a body is read
         return Caller(row.id, row.name, row.email, session_id) if row else None

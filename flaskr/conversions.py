@@ -5,6 +5,7 @@ it starts from, so late, doubled and concurrent calls change nothing. A row is w
 message, so both can always be found from a row; the sweeper puts right what a crash left in between.
 """
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
@@ -150,7 +151,7 @@ class Conversions:
             raise UploadRefused({"audio": ["The file is empty."]})
         task = Task(
             user_id=caller.id, name=name, original_ext=extension_of(filename), format=target,
-            options=options.to_json(), state=State.RECEIVING, original_route="", attempt=1, tries=1,
+            options=options.to_json(), state=State.RECEIVING, original_route="", converted_route="", attempt=1, tries=1,
             original_bytes=stat.bytes, original_crc32c=stat.crc32c,
         )  # fmt: skip
         db.session.add(task)
@@ -208,7 +209,7 @@ class Conversions:
                 tidy_at=from_now(self._config.tidy_seconds),
             ):  # fmt: skip
                 break
-        if task.state is State.PROCESSED and task.converted_route:
+        if task.state is State.PROCESSED:
             self._remove_object(task.converted_route)
         task = self.get(caller, task_id)
         self._send(task, request)
@@ -237,7 +238,7 @@ class Conversions:
     def converted(self, caller: Caller, task_id: int) -> Download:
         """Return what to hand out as the conversion; raises TaskMissing, NotConverted."""
         task = self.get(caller, task_id)
-        if task.state is not State.PROCESSED or not task.converted_route or not task.result:
+        if task.state is not State.PROCESSED or not task.result:
             raise NotConverted(task.state)
         target = OUTPUTS[task.format]
         name = result_name(task.name, target.extension)
@@ -475,7 +476,7 @@ class Conversions:
                 select(Task.state, func.count())
                 .where(Task.state.in_((State.RECEIVING, State.UPLOADED, State.PROCESSING)))
                 .group_by(Task.state)
-            ).all()  # type: ignore[arg-type]
+            ).all()
         )
         oldest = db.session.execute(
             select(func.min(Task.sent_at), from_now()).where(Task.state == State.UPLOADED)
@@ -487,10 +488,8 @@ class Conversions:
                   for state in (State.RECEIVING, State.UPLOADED, State.PROCESSING)]  # fmt: skip
         gauges.append(("swnube_oldest_waiting_seconds", "Age of the longest waiting task.", {}, age))
         gauges.append(("swnube_workers_busy", "Attempts under way.", {}, float(counts.get(State.PROCESSING, 0))))
-        try:
+        with contextlib.suppress(QueueUnavailable):
             gauges.append(("swnube_queue_depth", "Messages on the queue.", {}, float(self._queue.depth())))
-        except QueueUnavailable:
-            pass
         return gauges
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -517,7 +516,6 @@ class Conversions:
 
     def _send(self, task: Task, request: str) -> bool:
         """Announce the current attempt. Without a broker the row waits, and the sweeper sends it."""
-        assert task.original_bytes is not None and task.original_crc32c and task.converted_route  # noqa: S101
         job = Job(
             task=task.id, attempt=task.attempt, source=task.original_route, source_bytes=task.original_bytes,
             source_crc32c=task.original_crc32c, target=task.converted_route, format=task.format, options=task.options,

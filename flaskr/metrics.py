@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 
+from prometheus_client import REGISTRY as OWN
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -12,7 +13,6 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
-from prometheus_client import REGISTRY as OWN
 
 disable_created_metrics()
 

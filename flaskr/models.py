@@ -91,8 +91,8 @@ class Task(Base):
     state: Mapped[State] = mapped_column(Enum(State, native_enum=False, length=12))
 
     original_route: Mapped[str] = mapped_column(String(320))
-    original_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    original_crc32c: Mapped[str | None] = mapped_column(String(8))
+    original_bytes: Mapped[int] = mapped_column(BigInteger)
+    original_crc32c: Mapped[str] = mapped_column(String(8))
     source: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
     attempt: Mapped[int] = mapped_column(Integer, default=1)
@@ -105,7 +105,7 @@ class Task(Base):
     finished_at: Mapped[datetime | None] = mapped_column(Moment)
     tidy_at: Mapped[datetime | None] = mapped_column(Moment)
 
-    converted_route: Mapped[str | None] = mapped_column(String(320))
+    converted_route: Mapped[str] = mapped_column(String(320))
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error_code: Mapped[str | None] = mapped_column(String(40))
     error_message: Mapped[str | None] = mapped_column(String(500))

@@ -57,7 +57,7 @@ class _Parser(FlaskParser):
     DEFAULT_VALIDATION_STATUS = 400
 
 
-class _Api(Api):  # type: ignore[misc]
+class _Api(Api):
     def _register_error_handlers(self) -> None:
         """flaskr.api.errors has them all."""
 

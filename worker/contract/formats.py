@@ -20,11 +20,70 @@ from typing import Any, Literal
 # ---------------------------------------------------------------------------------------------- inputs
 
 INPUTS: frozenset[str] = frozenset(
-    """
-    mp3 mp2 mp1 mpa mpga wav wave rf64 w64 bwf flac ogg oga ogx opus spx aac adts m4a m4b m4r mp4 m4v mov 3gp 3g2 alac
-    aiff aif aifc caf wma asf wmv amr awb ac3 eac3 ec3 mkv mka webm weba au snd ape wv tta tak shn mpc dts thd mlp gsm
-    voc avi mpg mpeg ts flv dsf
-    """.split()
+    [
+        "mp3",
+        "mp2",
+        "mp1",
+        "mpa",
+        "mpga",
+        "wav",
+        "wave",
+        "rf64",
+        "w64",
+        "bwf",
+        "flac",
+        "ogg",
+        "oga",
+        "ogx",
+        "opus",
+        "spx",
+        "aac",
+        "adts",
+        "m4a",
+        "m4b",
+        "m4r",
+        "mp4",
+        "m4v",
+        "mov",
+        "3gp",
+        "3g2",
+        "alac",
+        "aiff",
+        "aif",
+        "aifc",
+        "caf",
+        "wma",
+        "asf",
+        "wmv",
+        "amr",
+        "awb",
+        "ac3",
+        "eac3",
+        "ec3",
+        "mkv",
+        "mka",
+        "webm",
+        "weba",
+        "au",
+        "snd",
+        "ape",
+        "wv",
+        "tta",
+        "tak",
+        "shn",
+        "mpc",
+        "dts",
+        "thd",
+        "mlp",
+        "gsm",
+        "voc",
+        "avi",
+        "mpg",
+        "mpeg",
+        "ts",
+        "flv",
+        "dsf",
+    ]
 )
 """Lower-case extensions that may be uploaded. The extension only admits a file; what it really is, its bytes decide."""
 
@@ -54,10 +113,24 @@ FAILURES: Mapping[str, str] = MappingProxyType(
 # --------------------------------------------------------------------------------------------- formats
 
 LOSSLESS_CODECS: frozenset[str] = frozenset(
-    """
-    flac alac ape wavpack tta tak als mp4als wmalossless truehd mlp shorten
-    dsd_lsbf dsd_msbf dsd_lsbf_planar dsd_msbf_planar
-    """.split()
+    [
+        "flac",
+        "alac",
+        "ape",
+        "wavpack",
+        "tta",
+        "tak",
+        "als",
+        "mp4als",
+        "wmalossless",
+        "truehd",
+        "mlp",
+        "shorten",
+        "dsd_lsbf",
+        "dsd_msbf",
+        "dsd_lsbf_planar",
+        "dsd_msbf_planar",
+    ]
 )
 FRAME_SAMPLES: Mapping[str, int] = MappingProxyType(
     {
@@ -687,9 +760,7 @@ def _whole(value: object) -> int:
 def _number(value: object) -> float:
     if isinstance(value, bool):
         raise ValueError
-    if isinstance(value, int | float):
-        number = float(value)
-    elif isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+    if isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value.strip())):
         number = float(value)
     else:
         raise ValueError

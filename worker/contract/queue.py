@@ -108,7 +108,7 @@ class Queue:
     def depth(self) -> int:
         """Return how many jobs wait on the queue; raise QueueUnavailable."""
         try:
-            return int(self._redis.llen(QUEUE))  # type: ignore[arg-type]
+            return int(self._redis.llen(QUEUE))
         except redis.RedisError as error:
             raise self._away(error) from error
 
@@ -136,7 +136,7 @@ class Queue:
             return {}
         try:
             self._not_away()
-            values: list[Any] = self._redis.mget([_progress_key(task) for task in tasks])  # type: ignore[assignment]
+            values: list[Any] = self._redis.mget([_progress_key(task) for task in tasks])
         except QueueUnavailable:
             return {}
         except redis.RedisError as error:
@@ -156,7 +156,7 @@ class Queue:
         self._not_away()
         try:
             keys = list(self._redis.scan_iter("swnube:worker:*", count=1000))
-            values: list[Any] = self._redis.mget(keys) if keys else []  # type: ignore[assignment]
+            values: list[Any] = self._redis.mget(keys) if keys else []
         except redis.RedisError as error:
             raise self._away(error) from error
         return [json.loads(value) for value in values if value]

@@ -121,7 +121,7 @@ class FolderStore:
 
     def spool(self) -> IO[bytes]:
         with self._away():
-            return tempfile.NamedTemporaryFile(dir=self._spool, prefix="upload-")  # noqa: SIM115 - the caller closes it
+            return tempfile.NamedTemporaryFile(dir=self._spool, prefix="upload-")
 
     def put(self, route: str, source: IO[bytes], stat: Stat | None = None) -> Stat:
         stat = stat or stat_of(source)
@@ -262,7 +262,7 @@ class BucketStore:
         self._retry = storage.retry.DEFAULT_RETRY.with_timeout(_RETRY_SECONDS)
 
     def spool(self) -> IO[bytes]:
-        return tempfile.NamedTemporaryFile(prefix="upload-")  # noqa: SIM115 - the caller closes it
+        return tempfile.NamedTemporaryFile(prefix="upload-")
 
     def put(self, route: str, source: IO[bytes], stat: Stat | None = None) -> Stat:
         stat = stat or stat_of(source)

@@ -11,7 +11,7 @@ branch_labels = None
 depends_on = None
 
 
-def upgrade():
+def upgrade() -> None:
     op.create_table('users',
     sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
     sa.Column('name', sa.String(length=64), nullable=False),
@@ -75,7 +75,7 @@ def upgrade():
 
 
 
-def downgrade():
+def downgrade() -> None:
     with op.batch_alter_table('tasks', schema=None) as batch_op:
         batch_op.drop_index('ix_tasks_waiting', postgresql_where=sa.text("state IN ('RECEIVING', 'UPLOADED', 'PROCESSING')"), sqlite_where=sa.text("state IN ('RECEIVING', 'UPLOADED', 'PROCESSING')"))
         batch_op.drop_index('ix_tasks_user_id_id')
