@@ -36,7 +36,7 @@ def exposition(gauges: Iterable[tuple[str, str, dict[str, str], float]]) -> byte
     """
     registry = CollectorRegistry()
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        multiprocess.MultiProcessCollector(registry)
         counted = generate_latest(registry)
     else:
         counted = generate_latest(OWN)
