@@ -115,9 +115,11 @@ def filters(plan: Plan, options: Options, duration: float | None, gain: Sequence
     if options.fade_out_seconds and duration is not None:
         begin = max(0.0, duration - options.fade_out_seconds)
         chain.append(f"afade=t=out:st={begin:.9f}:d={options.fade_out_seconds:.9f}")
-    if plan.codec == "flac":
-        # ffmpeg 9 takes the first frame's size for all, and after an MP3's skipped start that may be 47 samples: 8 times slower and larger.
-        chain += [f"aresample={plan.sample_rate_hz}", "asetnsamples=n=4096:p=0"]
+    # ffmpeg 9 takes the first frame's size for all, and after an MP3's skipped start that may be 47 samples: FLAC then
+    # takes 8 times as long and grows, and WavPack refuses.
+    frame = {"flac": 4096, "wavpack": max(256, plan.sample_rate_hz // 2)}.get(plan.codec)
+    if frame:
+        chain += [f"aresample={plan.sample_rate_hz}", f"asetnsamples=n={frame}:p=0"]
     return chain
 
 
