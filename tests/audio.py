@@ -37,7 +37,9 @@ def ffmpeg() -> str:
 
 def run(*arguments: str | Path, stdin: bytes | None = None) -> bytes:
     """Run ffmpeg; its standard output. Raises with ffmpeg's own words when it fails."""
-    done = subprocess.run([ffmpeg(), "-v", "error", "-nostdin", "-y", *map(str, arguments)], input=stdin, capture_output=True)
+    done = subprocess.run(
+        [ffmpeg(), "-v", "error", "-nostdin", "-y", *map(str, arguments)], input=stdin, capture_output=True
+    )
     if done.returncode:
         raise RuntimeError(done.stderr.decode(errors="replace")[-2000:])
     return done.stdout
@@ -46,13 +48,16 @@ def run(*arguments: str | Path, stdin: bytes | None = None) -> bytes:
 def tone(seconds: float = 2.0, rate: int = 44_100, channels: int = 2, *, level: float = 0.3) -> list[str]:
     """Input arguments for ffmpeg: a sweep per channel with a little noise, different in each channel, the same at every call."""
     voices = "|".join(
-        f"{level}*sin(2*PI*({180 + 60 * n}+{rate / 90:.0f}*t/{max(seconds, 0.1)})*t)+0.01*sin({12_345 + n}*t*t)" for n in range(channels)
+        f"{level}*sin(2*PI*({180 + 60 * n}+{rate / 90:.0f}*t/{max(seconds, 0.1)})*t)+0.01*sin({12_345 + n}*t*t)"
+        for n in range(channels)
     )
     layout = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}[channels]
     return ["-f", "lavfi", "-i", f"aevalsrc={voices}:s={rate}:d={seconds}:c={layout}"]
 
 
-def make(path: Path, seconds: float = 2.0, rate: int = 44_100, channels: int = 2, *options: str, level: float = 0.3) -> Path:
+def make(
+    path: Path, seconds: float = 2.0, rate: int = 44_100, channels: int = 2, *options: str, level: float = 0.3
+) -> Path:
     """A file in the format that its name says, or that ``options`` (ffmpeg's) ask for."""
     run(*tone(seconds, rate, channels, level=level), *options, path)
     return path
@@ -60,7 +65,9 @@ def make(path: Path, seconds: float = 2.0, rate: int = 44_100, channels: int = 2
 
 def png(width: int = 32, height: int = 32, seed: int = 1) -> bytes:
     """A small picture."""
-    rows = b"".join(b"\0" + bytes((x * seed + y * 7 + c * 50) % 256 for x in range(width) for c in range(3)) for y in range(height))
+    rows = b"".join(
+        b"\0" + bytes((x * seed + y * 7 + c * 50) % 256 for x in range(width) for c in range(3)) for y in range(height)
+    )
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -87,7 +94,11 @@ def tagged_mp3(path: Path, seconds: float = 2.0, *, cover: bytes | None = None, 
     if chapters:
         for number, (start, end, title) in enumerate(CHAPTERS):
             sub = [id3.TIT2(encoding=3, text=[title])]
-            tags.add(id3.CHAP(element_id=f"c{number}", start_time=int(start * 1000), end_time=int(end * 1000), sub_frames=sub))
+            tags.add(
+                id3.CHAP(
+                    element_id=f"c{number}", start_time=int(start * 1000), end_time=int(end * 1000), sub_frames=sub
+                )
+            )
         names = [f"c{number}" for number in range(len(CHAPTERS))]
         tags.add(id3.CTOC(element_id="toc", flags=3, child_element_ids=names, sub_frames=[]))
     tags.save(path)

@@ -514,9 +514,15 @@ def inspect(path: str, cover_file: str | None = COVER_FILE) -> dict[str, Any]:
 
 def _foreign_tags(path: str) -> _Facts:
     """Tags of a file whose audio ffmpeg must look at."""
+    with open(path, "rb") as handle:
+        if handle.read(3) == b"ID3":
+            return _id3_facts(id3.ID3(path))
     audio = mutagen.File(path)
     if audio is None or not audio.tags:
-        return _Facts(tags={}, cover=None, chapters=[])
+        try:
+            return _ape_facts(apev2.APEv2(path))
+        except apev2.APENoHeaderError:
+            return _Facts(tags={}, cover=None, chapters=[])
     if isinstance(audio.tags, id3.ID3):
         return _id3_facts(audio.tags)
     if isinstance(audio.tags, mp4.MP4Tags):
