@@ -466,7 +466,10 @@ class _Job:
         facts = self._read(
             "finish", path=path.name, kind=wanted.tags, tags=tags, cover_file=cover_file, chapters=chapter_rows
         )
-        decoded = self._decode(path, planned)
+        by_ffmpeg = wanted.tags in ("matroska", "ffmpeg")
+        decoded = self._decode(path, planned, "check.txt" if by_ffmpeg else None)
+        if by_ffmpeg:
+            facts.update(_read_metadata(self._folder / "check.txt"))
         stream = decoded.account.stream
         if stream is None or decoded.ended.code:
             raise Unconvertible("verification_failed", "The result could not be decoded to its end.")
@@ -502,10 +505,13 @@ class _Job:
             "warnings": [notice.to_json() for notice in warnings],
         }
 
-    def _decode(self, path: Path, planned: Plan) -> _Run:
+    def _decode(self, path: Path, planned: Plan, metadata: str | None) -> _Run:
+        """Decode the result from its beginning to its end; write the tags that ffmpeg sees in it to ``metadata``."""
         ffmpeg = self._ffmpeg
         arguments = [*ffmpeg.start(), "-progress", "pipe:1", "-stats_period", "0.5", *ffmpeg.reading(path.name)]
         arguments += ["-map", "0:a:0", "-vn", "-sn", "-dn", "-f", "null", "-"]
+        if metadata:
+            arguments += ["-map_metadata", "0", "-f", "ffmetadata", f"file:{metadata}"]
         run = self._ffmpeg_run(arguments, None, planned.duration_seconds, phase="verifying")
         if run.ended.timed_out:
             raise Unconvertible("timed_out")
@@ -646,7 +652,7 @@ class _Job:
             raise Unconvertible("out_of_memory")
         if account.stream is None:
             raise self._unreadable(run)
-        if "no_decoder" in account.facts:
+        if "no_decoder" in account.facts or account.stream.codec in account.refused:
             raise Unconvertible("unsupported_codec")
         if not account.samples_in:
             raise Unconvertible("damaged_input")
@@ -805,14 +811,13 @@ def _missing(
     """Which tags, cover or chapters are not in the result."""
     found = []
     there = set(facts.get("tags", {}))
-    if facts.get("known"):
-        lost = sorted(name for name in tags if name not in there and reader.vorbis_name(name))
-        if lost and OUTPUTS[planned.target].tags not in ("matroska", "ffmpeg"):
-            found.append(f"tags are missing: {', '.join(lost[:5])}")
-        if planned.keeps_cover and not facts.get("cover"):
-            found.append("the cover is missing")
-        if planned.keeps_chapters and len(facts.get("chapters", [])) != len(chapters):
-            found.append("chapters are missing")
+    lost = sorted(name for name in tags if name not in there and reader.vorbis_name(name))
+    if lost and planned.keeps_tags:
+        found.append(f"tags are missing: {', '.join(lost[:5])}")
+    if planned.keeps_cover and not facts.get("cover"):
+        found.append("the cover is missing")
+    if planned.keeps_chapters and len(facts.get("chapters", [])) != len(chapters):
+        found.append("chapters are missing")
     return found
 
 

@@ -115,9 +115,11 @@ def filters(plan: Plan, options: Options, duration: float | None, gain: Sequence
     if options.fade_out_seconds and duration is not None:
         begin = max(0.0, duration - options.fade_out_seconds)
         chain.append(f"afade=t=out:st={begin:.9f}:d={options.fade_out_seconds:.9f}")
-    if plan.codec == "flac":
-        # ffmpeg 9 takes the first frame's size for all, and after an MP3's skipped start that may be 47 samples: 8 times slower and larger.
-        chain += [f"aresample={plan.sample_rate_hz}", "asetnsamples=n=4096:p=0"]
+    # ffmpeg 9 takes the first frame's size for all, and after an MP3's skipped start that may be 47 samples: FLAC then
+    # takes 8 times as long and grows, and WavPack refuses.
+    frame = {"flac": 4096, "wavpack": max(256, plan.sample_rate_hz // 2)}.get(plan.codec)
+    if frame:
+        chain += [f"aresample={plan.sample_rate_hz}", f"asetnsamples=n={frame}:p=0"]
     return chain
 
 
@@ -187,19 +189,21 @@ class Account:
     complaints: list[str] = field(default_factory=list)
     complaint_count: int = 0
     facts: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    """Codecs that the white list kept closed: pictures, mostly."""
     loudness: dict[str, float] = field(default_factory=dict)
     _section: str = ""
 
     def hear(self, line: str) -> None:
         """Take in one line of ffmpeg's error stream."""
-        level, text = _split(line)
-        if level in ("error", "fatal", "panic"):
-            self.complaint_count += 1
-            if len(self.complaints) < 20:
-                self.complaints.append(text[:300])
-        for fact, mark in _MARKS:
-            if mark in text:
-                self.facts.add(fact)
+        level, text, speaker = _split(line)
+        if not level:
+            return  # the rest of a tag that has line breaks in it: a stranger's words
+        if match := _REFUSED.match(text):
+            self.refused.add(match[1])
+            return
+        if level in ("warning", "error", "fatal", "panic"):
+            self._hear_complaint(level, text, speaker)
         if text.startswith("Input #"):
             self._section = text
             if text.startswith("Input #0, "):
@@ -216,6 +220,15 @@ class Account:
         elif match := _LOUDNESS.match(text):
             self.loudness[match[1]] = float(match[2])
 
+    def _hear_complaint(self, level: str, text: str, speaker: str) -> None:
+        for fact, mark in _MARKS:
+            if mark in text:
+                self.facts.add(fact)
+        if level != "warning" and speaker not in _PICTURE_CODECS:
+            self.complaint_count += 1
+            if len(self.complaints) < 20:
+                self.complaints.append(text[:300])
+
     def _hear_input(self, text: str) -> None:
         if match := _DURATION.match(text):
             if match[1] != "N/A":
@@ -228,7 +241,7 @@ class Account:
                 self.stream = stream
             else:
                 self.other_streams += 1
-        elif "Stream #0:" in text:
+        elif text.startswith("  Stream #0:"):
             self.other_streams += 1
 
 
@@ -237,26 +250,25 @@ _MARKS = (
     ("invalid", "Invalid data found when processing input"),
     ("no_audio", "matches no streams"),
     ("no_audio", "does not contain any stream"),
-    ("no_decoder", "not on whitelist"),
     ("no_decoder", "no decoder found"),
     ("no_decoder", "Decoder not found"),
     ("no_decoder", "Decoder (codec"),
     ("memory", "Cannot allocate memory"),
     ("large", "File too large"),
     ("encrypted", "encrypted"),
-    ("truncated", "truncat"),
-    ("partial", "partial file"),
-    ("not_whitelisted", "not on whitelist"),
 )
-_LEVELS = re.compile(r"\[(quiet|panic|fatal|error|warning|info|verbose|debug)\] ")
-_SOURCE = re.compile(r"^\[[^\]]{1,80} @ 0x[0-9a-f]+\] ")
+_LINE = re.compile(
+    r"((?:\[[^\]]{1,80} @ 0x[0-9a-f]+\] )*)\[(quiet|panic|fatal|error|warning|info|verbose|debug)\] ?(.*)", re.DOTALL
+)
+_REFUSED = re.compile(r"Codec \(([a-z0-9_]+)\) not on whitelist")
+_PICTURE_CODECS = frozenset({"png", "mjpeg", "mjpegb", "bmp", "gif", "webp", "tiff", "jpegls", "vist#0:1", "image2"})
 _READ = re.compile(
     r"Input stream #0:\d+ \(audio\): (\d+) packets read \(\d+ bytes\); (\d+) frames decoded(?:; (\d+) decode errors)? \((\d+) samples\)"
 )
 _WRITTEN = re.compile(r"Output stream #0:\d+ \(audio\): \d+ frames encoded \((\d+) samples\)")
-_DURATION = re.compile(r"Duration: (N/A|[\d:.]+)(?:, start: [-\d.]+)?(?:, bitrate: (?:N/A|(\d+) kb/s))?")
-_STREAM = re.compile(r"Stream #0:\d+.*?: Audio: (.*)")
-_LOUDNESS = re.compile(r"(I|LRA|Peak|Threshold):\s+(-?[\d.]+|-?inf|nan) (?:LUFS|LU|dBFS)")
+_DURATION = re.compile(r"  Duration: (N/A|[\d:.]+)(?:, start: [-\d.]+)?(?:, bitrate: (?:N/A|(\d+) kb/s))?")
+_STREAM = re.compile(r"  Stream #0:\d+[^:]*: Audio: (.*)")
+_LOUDNESS = re.compile(r" +(I|LRA|Peak|Threshold):\s+(-?[\d.]+|-?inf|nan) (?:LUFS|LU|dBFS)")
 _LAYOUTS = {
     "mono": 1, "stereo": 2, "downmix": 2, "2.1": 3, "3.0": 3, "3.0(back)": 3, "4.0": 4, "quad": 4, "quad(side)": 4, "3.1": 4, "5.0": 5,
     "5.0(side)": 5, "4.1": 5, "5.1": 6, "5.1(side)": 6, "6.0": 6, "6.0(front)": 6, "hexagonal": 6, "6.1": 7, "6.1(back)": 7,
@@ -265,14 +277,13 @@ _LAYOUTS = {
 }  # fmt: skip
 
 
-def _split(line: str) -> tuple[str, str]:
-    """A line's level and its text without prefixes."""
-    match = _LEVELS.search(line[:300])
+def _split(line: str) -> tuple[str, str, str]:
+    """A line's level, its text with the indentation that tells ffmpeg's words from a tag's, and which part of ffmpeg speaks."""
+    match = _LINE.match(line)
     if not match:
-        return "", line.strip()
-    text = line[match.end() :].strip()
-    head = line[: match.start()].strip()
-    return match[1], _SOURCE.sub("", f"{head} {text}" if head and not head.startswith("[") else text)
+        return "", line, ""
+    speaker = match[1][1:].split(" @ ")[0] if match[1] else ""
+    return match[2], match[3].rstrip(), speaker
 
 
 def _stream(description: str) -> Stream | None:

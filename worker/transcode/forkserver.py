@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Never
 
+import mutagen
+
 from worker.transcode import confine, reader
 
 _FD_SIZE = array.array("i").itemsize
@@ -282,8 +284,9 @@ def _become(request: Mapping[str, Any], keeper: int, stdout: int, stderr: int) -
     program = request.get("program")
     readable = [(path, confine.RUN) for path in _SYSTEM_READABLE]
     readable += [("/dev/null", confine.WORK), ("/dev/urandom", confine.READ), ("/dev/zero", confine.READ)]
-    if program:
-        readable.append((program, confine.RUN))
+    # Python and mutagen load some of their modules when they are first needed.
+    libraries = [os.path.dirname(os.__file__), os.path.dirname(mutagen.__file__)]
+    readable += [(program, confine.RUN)] if program else [(path, confine.READ) for path in libraries]
     confine.drop_capabilities()
     confine.lock_files([(folder, confine.WORK), *readable])
     confine.lock_calls()

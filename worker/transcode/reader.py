@@ -3,16 +3,20 @@
 They take and return plain JSON values. mutagen does the parsing where it knows the container; what it does not know is left to ffmpeg.
 """
 
+# mypy: disable-error-code="no-untyped-call"
+
 import contextlib
 import io
 import os
 import re
 import struct
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO
 
 import mutagen
 from mutagen import aiff, apev2, asf, flac, id3, mp3, mp4, oggopus, oggvorbis, trueaudio, wave, wavpack
+from mutagen.asf._attrs import ASFByteArrayAttribute
 
 COVER_FILE = "cover.bin"
 MAX_COVER_BYTES = 16 * 1024 * 1024
@@ -222,9 +226,7 @@ def _vorbis_facts(tags: Any, pictures: Iterable[Any] = ()) -> _Facts:
     for name, text in pairs:
         if name.lower() == "metadata_block_picture" and len(text) < MAX_COVER_BYTES * 3 // 2:
             with contextlib.suppress(Exception):
-                import base64
-
-                picture = flac.Picture(base64.b64decode(text))
+                picture = flac.Picture(b64decode(text))
                 found.append((int(picture.type), picture.data))
     # ffmpeg writes a comment as DESCRIPTION in Vorbis comments; read it back as what it was.
     renamed = [
@@ -312,7 +314,7 @@ def _guarded(read: Callable[[], _Facts]) -> _Facts:
 
 def _read_mp3(path: str) -> _Facts:
     audio = mp3.MP3(path)
-    info = audio.info
+    info: Any = audio.info
     if info.layer != 3 or info.sketchy:
         raise _Unknown
     exact = info.bitrate_mode != mp3.BitrateMode.UNKNOWN
@@ -358,7 +360,7 @@ _MP4_CODECS = {"alac": "alac", "mp4a.40.2": "aac"}
 
 def _read_mp4(path: str) -> _Facts:
     audio = mp4.MP4(path)
-    info = audio.info
+    info: Any = audio.info
     codec = _MP4_CODECS.get(info.codec)
     if codec is None or not info.length or not info.sample_rate:
         raise _Unknown
@@ -453,7 +455,7 @@ def _riff_text(handle: BinaryIO, at: int, length: int) -> str:
 
 def _read_aiff(path: str) -> _Facts:
     audio = aiff.AIFF(path)
-    info = audio.info
+    info: Any = audio.info
     bits = info.bits_per_sample
     if bits not in (16, 24, 32):
         raise _Unknown
@@ -512,9 +514,15 @@ def inspect(path: str, cover_file: str | None = COVER_FILE) -> dict[str, Any]:
 
 def _foreign_tags(path: str) -> _Facts:
     """Tags of a file whose audio ffmpeg must look at."""
+    with open(path, "rb") as handle:
+        if handle.read(3) == b"ID3":
+            return _id3_facts(id3.ID3(path))
     audio = mutagen.File(path)
     if audio is None or not audio.tags:
-        return _Facts(tags={}, cover=None, chapters=[])
+        try:
+            return _ape_facts(apev2.APEv2(path))
+        except apev2.APENoHeaderError:
+            return _Facts(tags={}, cover=None, chapters=[])
     if isinstance(audio.tags, id3.ID3):
         return _id3_facts(audio.tags)
     if isinstance(audio.tags, mp4.MP4Tags):
@@ -664,7 +672,7 @@ def _write_asf(tags: Any, values: Tags, cover: bytes | None) -> None:
         tags[_TO_ASF.get(name, name)] = texts
     if cover:
         head = struct.pack("<BI", 3, len(cover)) + f"{image_type(cover)}\0\0".encode("utf-16-le")
-        tags["WM/Picture"] = [asf.ASFByteArrayAttribute(head + cover)]
+        tags["WM/Picture"] = [ASFByteArrayAttribute(head + cover)]
 
 
 def write_tags(path: str, kind: str, tags: Tags, cover_file: str | None, chapters: list[list[Any]]) -> None:
@@ -718,7 +726,7 @@ def write_tags(path: str, kind: str, tags: Tags, cover_file: str | None, chapter
 
 def _flac_picture(cover: bytes) -> flac.Picture:
     picture = flac.Picture()
-    picture.type, picture.mime, picture.data = 3, image_type(cover), cover
+    picture.type, picture.mime, picture.data = 3, image_type(cover) or "", cover
     picture.width, picture.height, picture.depth = image_size(cover)
     return picture
 
