@@ -7,18 +7,39 @@ would send requests into connections that are being closed). PROMETHEUS_MULTIPRO
 
 import os
 import re
+import select
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gunicorn.workers.gthread import ThreadWorker
+
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
     from gunicorn.workers.base import Worker
 
+
+class DrainingWorker(ThreadWorker):
+    """A worker that closes its listening socket as soon as it is told to stop.
+
+    gunicorn's own keeps it open, accepting nothing, until its last request in flight has ended: whoever connects
+    meanwhile waits in the backlog, and is reset in the end. Refused at once, a balancer asks another instance.
+    """
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        for listener in self.sockets:
+            while select.select([listener], [], [], 0)[0]:  # those who came before are still served
+                self.accept(listener)
+            listener.close()
+
+
 bind = f"0.0.0.0:{os.environ.get('PORT') or 5000}"
 # Requests wait for the database and the store, seldom for the processor, and the big copies release the GIL.
-worker_class = "gthread"
+worker_class = DrainingWorker
 workers = int(os.environ.get("WEB_WORKERS") or max(2, os.cpu_count() or 2))
 threads = int(os.environ.get("WEB_THREADS") or 16)
 graceful_timeout = int(os.environ.get("WEB_GRACEFUL_SECONDS") or 30)
