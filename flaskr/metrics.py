@@ -7,12 +7,13 @@ from prometheus_client import REGISTRY as OWN
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
     multiprocess,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 disable_created_metrics()
 
@@ -41,13 +42,20 @@ def exposition(gauges: Iterable[tuple[str, str, dict[str, str], float]]) -> byte
     else:
         counted = generate_latest(OWN)
     now = CollectorRegistry()
-    made: dict[str, Gauge] = {}
-    for name, text, labels, value in gauges:
-        gauge = made.get(name) or made.setdefault(name, _gauge(name, text, list(labels), now))
-        (gauge.labels(**labels) if labels else gauge).set(value)
+    now.register(_Now(gauges))
     return counted + generate_latest(now)
 
 
-def _gauge(name: str, text: str, labels: list[str], registry: CollectorRegistry) -> Gauge:
-    # Not Gauge(...) alone: in a process with PROMETHEUS_MULTIPROC_DIR that would write a file for every scrape.
-    return Gauge(name, text, labels, registry=registry, multiprocess_mode="mostrecent")
+class _Now(Collector):
+    """Values of this moment. Not Gauge objects: those would be kept, a file per process, and shown twice."""
+
+    def __init__(self, gauges: Iterable[tuple[str, str, dict[str, str], float]]) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Return one family for each name."""
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, text, labels, value in self._gauges:
+            family = families.setdefault(name, GaugeMetricFamily(name, text, labels=list(labels)))
+            family.add_metric(list(labels.values()), value)
+        return families.values()
