@@ -2,6 +2,7 @@
 
 import array
 import io
+import itertools
 import math
 import random
 import shutil
@@ -57,6 +58,6 @@ def decode(data: bytes) -> tuple[float, float]:
     samples = array.array("h", raw)
     # The edges of a lossy file are not the tone; its middle is.
     middle = samples[len(samples) // 4 : 3 * len(samples) // 4]
-    crossings = sum(1 for before, after in zip(middle, middle[1:], strict=False) if before < 0 <= after)
+    crossings = sum(1 for before, after in itertools.pairwise(middle) if before < 0 <= after)
     seconds = len(middle) / RATE
     return (crossings / seconds if seconds else 0.0), len(samples) / RATE

@@ -281,7 +281,7 @@ class Stack:
             for program in programs:
                 stack.callback(program.close)
             with ThreadPoolExecutor(len(programs)) as side_by_side:
-                list(side_by_side.map(Program.start, programs))
+                list(side_by_side.map(lambda program: program.start(), programs))
             self._cleanup = stack.pop_all()
         return self
 
@@ -323,7 +323,10 @@ class Stack:
         self.rows("""
             CREATE TABLE outcomes (task bigint, attempt int, state text, at timestamptz DEFAULT clock_timestamp());
             CREATE FUNCTION note_outcome() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN INSERT INTO outcomes (task, attempt, state) VALUES (NEW.id, NEW.attempt, NEW.state); RETURN NEW; END $$;
+            BEGIN
+                INSERT INTO outcomes (task, attempt, state) VALUES (NEW.id, NEW.attempt, NEW.state);
+                RETURN NEW;
+            END $$;
             CREATE TRIGGER outcome AFTER UPDATE ON tasks FOR EACH ROW
             WHEN (NEW.state IN ('PROCESSED', 'FAILED') AND (OLD.finished_at, OLD.state)
                   IS DISTINCT FROM (NEW.finished_at, NEW.state)) EXECUTE FUNCTION note_outcome();

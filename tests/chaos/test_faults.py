@@ -60,7 +60,7 @@ def test_killing_the_process_that_converts_loses_nothing(stack: Stack, client: C
 
 
 def test_killing_a_whole_worker_loses_nothing(stack: Stack, client: Client) -> None:
-    """After kill -9 of a worker and all below it no ffmpeg survives, another worker converts, and scratch is cleared."""
+    """After kill -9 of a worker and all below it no ffmpeg survives, another converts, and scratch is cleared."""
     task_id = client.accepted(SLOW)
     worker, ffmpeg = at_work(stack)
     worker.kill()
@@ -181,7 +181,7 @@ def test_a_message_lost_between_queue_and_worker_is_sent_again(stack: Stack, cli
 
 
 def test_postgresql_away(stack: Stack, client: Client) -> None:
-    """Without the database: 503 with Retry-After, not ready but alive, reports are held; after, all goes on by itself."""
+    """Without the database: 503 with Retry-After, not ready but alive, reports are held; after, all goes on."""
     task_id = client.accepted(SLOW)
     _, ffmpeg = at_work(stack)
     stack.postgres.end()
