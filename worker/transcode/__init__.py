@@ -39,12 +39,14 @@ from worker.transcode.ffmpeg import (
     Account,
     Ffmpeg,
     FfmpegMissing,
+    Stream,
     escape_metadata,
     filters,
     progress_seconds,
     writing,
 )
 from worker.transcode.forkserver import Ended, ForkServer
+from worker.transcode.walk import PCM_CONTAINERS
 
 __all__ = ["Cancelled", "Conversion", "FfmpegMissing", "Limits", "Transcoder", "Unconvertible", "Unprotected"]
 
@@ -84,11 +86,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A result that passed its checks: where it is, what it is (wire names), and what the input was."""
+    """A result that passed its checks: where it is, what it is (wire names), what the input was, and what all its processes used."""
 
     path: Path
     result: dict[str, Any]
     source: Probe
+    cpu_seconds: float
+    memory_bytes: int
+    """The largest process's peak."""
 
 
 REQUIRED = frozenset({"files", "network", "limits"})
@@ -96,6 +101,13 @@ REQUIRED = frozenset({"files", "network", "limits"})
 
 # A damaged input still gives a result, with a warning, when at least this share of it could be read.
 _LEAST_READABLE = 0.5
+# Decoding a result must not cost more than this share of the conversion, so that all checks together stay under a tenth. Short ones
+# are always decoded: there it is a matter of milliseconds.
+_CHECKING_SHARE = 0.08
+_SHORT_SECONDS = 120.0
+_FFMPEG_START_CPU = 0.08
+# What decoding costs of the time that decoding an MP3 and encoding takes; other codecs' shares are far above the limit.
+_DECODING_SHARE = {"mp3": 0.065, "vorbis": 0.065, "aac": 0.04}
 _CHAPTER_KINDS_BY_FFMPEG = frozenset({"mp4", "matroska"})
 _TAG_KINDS_BY_FFMPEG = frozenset({"vorbis", "matroska", "ffmpeg", "riff"})
 
@@ -183,6 +195,16 @@ class Transcoder:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What the result's audio turned out to be, how that was found out (``walked`` or ``decoded``), and what is wrong with it."""
+
+    how: str
+    stream: Stream
+    seconds: float
+    faults: str
+
+
 @dataclass(slots=True)
 class _Run:
     """One finished ffmpeg run."""
@@ -204,7 +226,7 @@ class _Job:
         self._on_progress, self._cancelled = on_progress, cancelled
         self._deadline = time.monotonic() + limits.wall_seconds
         self._facts: dict[str, Any] = {}
-        self._cpu = 0.0
+        self._cpu, self._memory = 0.0, 0
 
     # ------------------------------------------------------------------------------------------------ the steps
 
@@ -220,7 +242,8 @@ class _Job:
         self._on_progress("verifying", None)
         result = self._verify(probe, planned, wanted, run, path)
         result["loudness"] = gain.report if gain else None
-        return Conversion(path, {name: value for name, value in result.items() if value is not None}, probe)
+        told = {name: value for name, value in result.items() if value is not None}
+        return Conversion(path, told, probe, self._cpu, self._memory)
 
     def _plan(self, probe: Probe) -> Plan:
         try:
@@ -464,24 +487,24 @@ class _Job:
         cover_file = reader.COVER_FILE if planned.keeps_cover else None
         chapter_rows = [[chapter.start_seconds, chapter.end_seconds, chapter.title] for chapter in chapters]
         facts = self._read(
-            "finish", path=path.name, kind=wanted.tags, tags=tags, cover_file=cover_file, chapters=chapter_rows
+            "finish",
+            path=path.name,
+            kind=wanted.tags,
+            container=wanted.container,
+            tags=tags,
+            cover_file=cover_file,
+            chapters=chapter_rows,
         )
-        by_ffmpeg = wanted.tags in ("matroska", "ffmpeg")
-        decoded = self._decode(path, planned, "check.txt" if by_ffmpeg else None)
-        if by_ffmpeg:
-            facts.update(_read_metadata(self._folder / "check.txt"))
-        stream = decoded.account.stream
-        if stream is None or decoded.ended.code:
-            raise Unconvertible("verification_failed", "The result could not be decoded to its end.")
-        seconds = (decoded.account.samples_in or 0) / stream.sample_rate_hz
+        heard = self._hear(path, planned, wanted, run, facts)
+        stream, seconds = heard.stream, heard.seconds
         warnings = list(planned.warnings)
         differences = _differences(planned, stream, facts)
         differences += self._compare_length(probe, planned, run, seconds, warnings, copied=planned.copied)
-        if decoded.account.complaint_count or decoded.account.decode_errors:
+        if heard.faults:
             if planned.copied:
                 warnings.append(Notice("damaged_input", "Some of the recording is damaged; it was copied as it is."))
             else:
-                differences.append("the result does not decode without errors")
+                differences.append(heard.faults)
         differences += _missing(facts, tags, planned, chapters)
         if differences:
             raise Unconvertible("verification_failed", f"The result was thrown away: {'; '.join(differences)}.")
@@ -501,9 +524,38 @@ class _Job:
             "tags": sum(len(values) for values in facts.get("tags", {}).values()),
             "cover": facts.get("cover") is not None,
             "chapters": len(facts.get("chapters", [])),
-            "decodedSeconds": round(seconds, 3),
+            "verified": heard.how,
             "warnings": [notice.to_json() for notice in warnings],
         }
+
+    def _hear(self, path: Path, planned: Plan, wanted: Format, run: _Run, facts: dict[str, Any]) -> "_Heard":
+        """What the result's audio is: from a walk along all of it and, where that is worth its cost, from decoding all of it."""
+        walked = facts.get("walk") or {}
+        faults = f"its structure is broken: {walked['broken']}" if "broken" in walked else ""
+        by_ffmpeg = wanted.tags in ("matroska", "ffmpeg")
+        if walked.get("samples") and not by_ffmpeg and not self._worth_decoding(planned, run, walked):
+            stream = _walked_stream(facts, walked, planned)
+            if stream:
+                return _Heard("walked", stream, walked["samples"] / walked["rate"], faults)
+        decoded = self._decode(path, planned, "check.txt" if by_ffmpeg else None)
+        if by_ffmpeg:
+            facts.update(_read_metadata(self._folder / "check.txt"))
+        account = decoded.account
+        if account.stream is None or decoded.ended.code:
+            raise Unconvertible("verification_failed", "The result could not be decoded to its end.")
+        if not faults and (account.complaint_count or account.decode_errors):
+            faults = "it does not decode without errors"
+        return _Heard("decoded", account.stream, (account.samples_in or 0) / account.stream.sample_rate_hz, faults)
+
+    def _worth_decoding(self, planned: Plan, run: _Run, walked: Mapping[str, Any]) -> bool:
+        """Whether to decode what was walked already: not for PCM, and not where it would cost much of the conversion's own time."""
+        if planned.container in PCM_CONTAINERS:
+            return False
+        if planned.copied or walked["samples"] / walked["rate"] < _SHORT_SECONDS:
+            return True
+        share = _DECODING_SHARE.get(planned.codec)
+        cpu = run.ended.cpu_seconds
+        return share is not None and _FFMPEG_START_CPU + share * cpu <= _CHECKING_SHARE * cpu
 
     def _decode(self, path: Path, planned: Plan, metadata: str | None) -> _Run:
         """Decode the result from its beginning to its end; write the tags that ffmpeg sees in it to ``metadata``."""
@@ -600,7 +652,6 @@ class _Job:
 
         request = {"folder": str(self._folder), "program": self._ffmpeg.path, "argv": list(arguments), "limits": limits}
         ended, _ = self._confined(request, seconds, hear_progress, account.hear)
-        self._cpu += ended.cpu_seconds
         return _Run(account, ended)
 
     def _confined(
@@ -633,7 +684,10 @@ class _Job:
                             for line in lines.split(chunk):
                                 if hear_line:
                                     hear_line(line)
-            return confined.result(), lines.last
+            ended = confined.result()
+            self._cpu += ended.cpu_seconds
+            self._memory = max(self._memory, ended.memory_bytes)
+            return ended, lines.last
         finally:
             confined.close()
 
@@ -782,6 +836,19 @@ def _unescape(line: str) -> tuple[str, str]:
         else:
             parts[-1] += character
     return parts[0], parts[1] if len(parts) > 1 else ""
+
+
+def _walked_stream(facts: Mapping[str, Any], walked: Mapping[str, Any], planned: Plan) -> Stream | None:
+    """The result's stream as its headers state it, None where they do not say enough."""
+    if facts.get("known"):
+        rate = facts["sample_rate_hz"]
+        return Stream(
+            facts["codec"], rate, facts["channels"], facts.get("bit_depth"), facts.get("float_samples", False), None
+        )
+    if walked.get("channels"):
+        codec = {"adts": "aac"}.get(planned.container, planned.container)
+        return Stream(codec, walked["rate"], walked["channels"], None, False, None)
+    return None
 
 
 def _differs(heard: Any, probe: Probe) -> bool:

@@ -224,13 +224,14 @@ def _keep(control_handle: int, stdout: int, stderr: int) -> Never:
     timed_out = not _wait(child, control, int(request["worker"]), float(request["wall_seconds"]))
     _, status, usage = os.wait4(child, 0)
     _kill(child)
+    own = resource.getrusage(resource.RUSAGE_SELF)
     with contextlib.suppress(OSError):
         _send(
             control,
             {
                 "code": os.waitstatus_to_exitcode(status),
                 "timed_out": timed_out,
-                "cpu_seconds": usage.ru_utime + usage.ru_stime,
+                "cpu_seconds": usage.ru_utime + usage.ru_stime + own.ru_utime + own.ru_stime,
                 "memory_bytes": usage.ru_maxrss * 1024,
             },
         )

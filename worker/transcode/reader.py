@@ -12,11 +12,14 @@ import re
 import struct
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import mutagen
 from mutagen import aiff, apev2, asf, flac, id3, mp3, mp4, oggopus, oggvorbis, trueaudio, wave, wavpack
 from mutagen.asf._attrs import ASFByteArrayAttribute
+
+from worker.transcode.walk import Broken, walk
 
 COVER_FILE = "cover.bin"
 MAX_COVER_BYTES = 16 * 1024 * 1024
@@ -731,11 +734,22 @@ def _flac_picture(cover: bytes) -> flac.Picture:
     return picture
 
 
-def finish(path: str, kind: str, tags: Tags, cover_file: str | None, chapters: list[list[Any]]) -> dict[str, Any]:
-    """Write tags, cover and chapters into the result, then read the whole result anew: what :func:`inspect` says of it now."""
+def finish(
+    path: str, kind: str, container: str, tags: Tags, cover_file: str | None, chapters: list[list[Any]]
+) -> dict[str, Any]:
+    """Write tags, cover and chapters into the result, then read all of it anew.
+
+    What :func:`inspect` says of it now, with ``walk``: what :func:`walk.walk` found, or ``{"broken": where}``.
+    """
     if kind not in ("vorbis", "matroska", "ffmpeg", "none") and (tags or cover_file or chapters):
         write_tags(path, kind, tags, cover_file, chapters)
-    return inspect(path, None)
+    facts = inspect(path, None)
+    try:
+        walked = walk(path, container)
+        facts["walk"] = asdict(walked) if walked else None
+    except Broken as error:
+        facts["walk"] = {"broken": str(error)}
+    return facts
 
 
 # ------------------------------------------------------------------------------------------------ self-test
