@@ -1,4 +1,4 @@
-"""Journeys over the system as it is deployed. They need a Docker daemon and minutes, so they have a command of their own:
+"""Journeys over the system as it is deployed. They need a Docker daemon and minutes: so, a command of their own.
 
     make test-containers
 
