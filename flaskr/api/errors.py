@@ -1,5 +1,6 @@
 """From what happened to what the client is told. The only place that knows status codes of failures."""
 
+import errno
 from typing import Any
 
 import structlog
@@ -20,7 +21,7 @@ from flaskr.conversions import (
 )
 from flaskr.db import db
 from worker.contract.formats import OptionError
-from worker.contract.store import StoreUnavailable
+from worker.contract.store import StoreError
 
 log = structlog.get_logger()
 Errors = dict[str, list[str]]
@@ -93,7 +94,7 @@ def register(app: Flask) -> None:
     def _quota(error: QuotaExceeded) -> Response:
         return problem(429, str(error), headers={"Retry-After": str(error.seconds)})
 
-    @on(StoreUnavailable)
+    @on(StoreError)
     def _store(error: Exception) -> Response:
         log.warning("store.unavailable", reason=str(error))
         return _later("The file store does not answer. Nothing was kept; try again in a moment.")
@@ -103,6 +104,13 @@ def register(app: Flask) -> None:
         log.warning("database.unavailable", reason=type(error).__name__)
         _let_go()
         return _later("The database does not answer. Try again in a moment.")
+
+    @on(OSError)
+    def _system(error: OSError) -> Response:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _unforeseen(error)
+        log.error("disk.full")
+        return _later("The service has no room for uploads just now. Nothing was kept; try again later.")
 
     @on(HTTPException)
     def _http(error: HTTPException) -> Response:
@@ -117,11 +125,13 @@ def register(app: Flask) -> None:
         headers = {k: v for k, v in error.get_headers() if k in ("Allow", "Retry-After", "Content-Range")}
         return problem(status, _SENTENCES.get(status) or error.description or "The request failed.", headers=headers)
 
-    @on(Exception)
-    def _unforeseen(error: Exception) -> Response:
-        log.error("request.failed", path=request.path, exc_info=error)
-        _let_go()
-        return problem(500, "Something went wrong on our side; it is in our log.")
+    on(Exception)(_unforeseen)
+
+
+def _unforeseen(error: Exception) -> Response:
+    log.error("request.failed", path=request.path, exc_info=error)
+    _let_go()
+    return problem(500, "Something went wrong on our side; it is in our log.")
 
 
 def _later(detail: str) -> Response:
