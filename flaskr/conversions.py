@@ -22,7 +22,7 @@ from flaskr.config import Config
 from flaskr.db import db, from_now
 from flaskr.models import SHOWN, WAITING, State, Task
 from flaskr.names import extension_of, result_name, result_route, safe_name
-from worker.contract.formats import INPUTS, OUTPUTS, Options
+from worker.contract.formats import FAILURES, INPUTS, OUTPUTS, Options
 from worker.contract.job import Job
 from worker.contract.queue import Queue, QueueUnavailable
 from worker.contract.store import ObjectMissing, Store, StoreError, StoreUnavailable, stat_of
@@ -373,7 +373,7 @@ class Conversions:
             if task.tries >= self._config.max_tries:
                 count += self._change(
                     task.id, mine, state=State.FAILED, error_code="worker_lost", result=None, finished_at=from_now(),
-                    error_message=f"The conversion was started {task.tries} times and never came to its end.",
+                    error_message=FAILURES["worker_lost"],
                     claimed_by=None, lease_until=None, tidy_at=from_now(self._config.tidy_seconds),
                 )  # fmt: skip
                 continue
@@ -436,7 +436,7 @@ class Conversions:
         for task in self._batch(and_(lost, Task.sends >= self._config.max_sends)):
             count += self._change(
                 task.id, lost, Task.attempt == task.attempt, state=State.FAILED, error_code="message_lost",
-                error_message="No worker took the conversion up, however often it was announced. Ask for it again.",
+                error_message=FAILURES["message_lost"],
                 finished_at=from_now(),
             )  # fmt: skip
         while batch := self._batch(and_(lost, patient), Task.sent_at):

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from worker.contract.formats import Options, Probe
+from worker.contract.formats import FAILURES, Options, Probe
 from worker.contract.job import Job, Report
 from worker.contract.queue import Progress, Queue
 from worker.contract.store import (
@@ -101,11 +101,11 @@ class Pipeline:
             log.info("job.unconvertible", code=error.code)
             return self._failure(job, error.code, error.message, clock), uploaded
         except ObjectMissing:
-            return self._failure(job, "original_missing", "The original is no longer in the store.", clock), uploaded
+            return self._failure(job, "original_missing", FAILURES["original_missing"], clock), uploaded
         except (StoreError, OSError) as error:
-            code, message = _trouble(error)
+            code = _trouble(error)
             log.warning("job.trouble", code=code, reason=str(error))
-            return self._failure(job, code, message, clock), uploaded
+            return self._failure(job, code, FAILURES[code], clock), uploaded
         result = {**conversion.result, "bytes": stat.bytes, "crc32c": stat.crc32c}
         done = Report(job.attempt, "done", result=result, source=source.to_json(), phases=clock.phases)
         return done, uploaded
@@ -249,11 +249,7 @@ def clear_scratch(scratch: Path) -> int:
     return count
 
 
-def _trouble(error: Exception) -> tuple[str, str]:
+def _trouble(error: Exception) -> str:
     if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return "worker_disk_full", "The worker's disk was full. Ask for the conversion again later."
-        return "worker_trouble", "The worker had trouble with its own disk. Ask for the conversion again."
-    if isinstance(error, Corrupt):
-        return "original_corrupt", "The stored original is damaged. Upload the file again."
-    return "store_unavailable", "The file store did not answer for minutes. Ask for the conversion again later."
+        return "worker_disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "worker_trouble"
+    return "original_corrupt" if isinstance(error, Corrupt) else "store_unavailable"

@@ -106,6 +106,14 @@ FAILURES: Mapping[str, str] = MappingProxyType(
         "unavailable_format": "The converter at hand cannot write this format: choose one that GET /api/formats lists.",
         "verification_failed": "The result did not pass its checks and was thrown away: the message says what differed.",
         "conversion_failed": "The conversion failed although the file looked sound: try another format, and tell us if it stays so.",
+        # The service's own trouble, not the file's.
+        "original_missing": "The original is no longer in the store: upload the file again.",
+        "original_corrupt": "The stored original is damaged: upload the file again.",
+        "store_unavailable": "The file store did not answer for minutes: ask for the conversion again later.",
+        "worker_disk_full": "The worker's disk was full: ask for the conversion again later.",
+        "worker_trouble": "The worker had trouble with its own disk: ask for the conversion again.",
+        "worker_lost": "The conversion was started several times and its worker died each time: the file may be harmful to it.",
+        "message_lost": "No worker took the conversion up, however often it was announced: ask for it again.",
     }
 )
 """Failure code → one sentence that a person can act on."""
