@@ -64,6 +64,16 @@ class Program(Service):
         self.kill()  # nothing of it is needed any more
         super().close()
 
+    def launch(self) -> None:
+        """Start it without waiting until it answers: what it needs may be away."""
+        self._process = self._spawn()
+        services.running.append(self)
+
+    def ended_by_itself(self) -> bool:
+        """Whether it was started, nobody ended it, and it is not there any more."""
+        process = self._process
+        return process is not None and process.poll() is not None and process is self._process
+
     @property
     def up(self) -> bool:
         return self._process is not None and self._process.poll() is None

@@ -140,10 +140,11 @@ def test_a_job_that_kills_its_worker_fails_after_three_tries(stack: Stack, clien
     poison = client.accepted(SLOW)
     neighbour = None
     for _ in range(3):
-        worker, _ffmpeg = at_work(stack)
+        worker, ffmpeg = at_work(stack)
         child = worker.child()
         assert child is not None
         child.kill()
+        wait_for(lambda ffmpeg=ffmpeg: gone(ffmpeg), "its ffmpeg is gone", 5)  # type: ignore[misc]
         if neighbour is None:
             neighbour = client.accepted(audio.tone(500))
             assert client.until(neighbour)["state"] == "PROCESSED"
