@@ -53,7 +53,7 @@ __all__ = ["Cancelled", "Conversion", "FfmpegMissing", "Limits", "Transcoder", "
 Progress = Callable[[str, float | None], None]
 
 
-class Unconvertible(Exception):  # noqa: N818 - it names the fact
+class Unconvertible(Exception):
     """Permanent trouble: trying again would end the same way. ``code`` is in ``FAILURES``; ``message`` is one for the user."""
 
     def __init__(self, code: str, message: str | None = None) -> None:
@@ -62,7 +62,7 @@ class Unconvertible(Exception):  # noqa: N818 - it names the fact
         super().__init__(f"{code}: {self.message}")
 
 
-class Cancelled(Exception):  # noqa: N818
+class Cancelled(Exception):
     """The job was called off; what ran was killed."""
 
 

@@ -180,7 +180,7 @@ def _best_cover(pictures: Iterable[tuple[int, bytes]]) -> bytes | None:
 # -------------------------------------------------------------------------------------------------- reading
 
 
-class _Unknown(Exception):  # noqa: N818 - not an error: the file is left to ffmpeg
+class _Unknown(Exception):
     """This reader does not know the file; ffmpeg may."""
 
 

@@ -261,7 +261,7 @@ def _walk_flac(handle: BinaryIO, size: int) -> Walked:
         place = at - base
         while True:
             place = buffer.find(wanted, place)
-            if 0 <= place and place + 4 + len(coded) <= len(buffer):
+            if place >= 0 and place + 4 + len(coded) <= len(buffer):
                 if (
                     buffer[place + 4 : place + 4 + len(coded)] == coded
                     and buffer[place + 2] >> 4
