@@ -118,6 +118,28 @@ FAILURES: Mapping[str, str] = MappingProxyType(
 )
 """Failure code → one sentence that a person can act on."""
 
+NOTICES: Mapping[str, str] = MappingProxyType(
+    {
+        "upsampled": "A higher sample rate was asked for than the recording has: the file grows, the sound does not.",
+        "resampled": "The format does not have the recording's sample rate: the next one that it has is used.",
+        "upmixed": "More channels were asked for than the recording has.",
+        "downmixed": "The format holds fewer channels than the recording has: they are mixed down.",
+        "deeper_than_source": "More bits were asked for than the recording has.",
+        "bit_depth_reduced": "The format holds fewer bits than the recording has, or no floating point.",
+        "lossy_to_lossy": "A lossy recording is encoded again with loss.",
+        "may_limit": "The loudness asked for is high: a limiter may hold the peaks.",
+        "loudness_missed": "The result's measured loudness is more than half a LU from the one asked for.",
+        "bitrate_differs": "The result's average bit rate is more than a quarter from the one asked for.",
+        "tags_lost": "The format cannot hold tags.",
+        "cover_lost": "The format cannot hold a cover picture, or not one of this kind.",
+        "chapters_lost": "The format cannot hold chapters.",
+        "tags_unreadable": "The recording's tags are damaged and were left out.",
+        "truncated_input": "The recording is shorter than its header promises.",
+        "damaged_input": "Parts of the recording are damaged.",
+    }
+)
+"""Warning code → what it means. A plan and a result carry warnings as objects with ``code`` and ``message``."""
+
 # --------------------------------------------------------------------------------------------- formats
 
 LOSSLESS_CODECS: frozenset[str] = frozenset(

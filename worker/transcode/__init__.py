@@ -241,7 +241,8 @@ class _Job:
         probe, planned, run, path, gain = self._convert(probe, planned, wanted)
         self._on_progress("verifying", None)
         result = self._verify(probe, planned, wanted, run, path)
-        result["loudness"] = gain.report if gain else None
+        if gain:
+            result["loudness"] = {**gain.report, **self._loudness_of(path, gain, result["warnings"])}
         told = {name: value for name, value in result.items() if value is not None}
         return Conversion(path, told, probe, self._cpu, self._memory)
 
@@ -442,7 +443,7 @@ class _Job:
     def _measure(self, probe: Probe, planned: Plan) -> "_Gain":
         """First pass: how loud the part asked for is, and what gain brings it where it shall be."""
         quiet = replace(self._options, fade_in_seconds=None, fade_out_seconds=None)
-        chain = [*filters(replace(planned, codec="", bit_depth=None), quiet, None), "ebur128=peak=true:framelog=quiet"]
+        chain = [*filters(replace(planned, codec="", bit_depth=None), quiet, None), "ebur128=peak=true:framelog=48"]
         ffmpeg = self._ffmpeg
         arguments = [*ffmpeg.start(), "-progress", "pipe:1", "-stats_period", "0.5"]
         arguments += [
@@ -461,6 +462,20 @@ class _Job:
             raise Unconvertible("too_quiet")
         assert self._options.loudness_lufs is not None  # noqa: S101 - the caller has looked
         return _Gain.towards(self._options.loudness_lufs, loudness, peak, planned)
+
+    def _loudness_of(self, path: Path, gain: "_Gain", warnings: list[dict[str, str]]) -> dict[str, float]:
+        """Measure the result itself: encoders move loudness a little and peaks more."""
+        ffmpeg = self._ffmpeg
+        arguments = [*ffmpeg.start(), *ffmpeg.reading(path.name), "-map", "0:a:0", "-vn", "-sn", "-dn"]
+        arguments += ["-af", "ebur128=peak=true:framelog=48", "-f", "null", "-"]
+        run = self._ffmpeg_run(arguments, None, None)
+        self._judge(run)
+        loudness, peak = run.account.loudness.get("I", -70.0), run.account.loudness.get("Peak", -70.0)
+        if abs(loudness - gain.report["targetLufs"]) > 0.5:
+            message = f"The result has {loudness:g} LUFS instead of {gain.report['targetLufs']:g}."
+            message += " Its peaks left no room for more." if gain.report["limited"] else ""
+            warnings.append(Notice("loudness_missed", message).to_json())
+        return {"measuredLufs": loudness, "truePeakDbtp": peak}
 
     def _exact_duration(self, probe: Probe, planned: Plan) -> float | None:
         """The length of the part asked for, counted sample by sample: a fade at the end needs to know where that is."""
@@ -511,11 +526,22 @@ class _Job:
         if self._facts.get("unreadable"):
             warnings.append(Notice("tags_unreadable", "The tags could not be read and are left out."))
         lossless = stream.codec.startswith("pcm_") or bool(wanted.depths)
+        kbps = (
+            round((facts["walk"] or {}).get("payload", path.stat().st_size) * 8 / seconds / 1000) if seconds else None
+        )
+        if (
+            self._options.bitrate_kbps
+            and kbps
+            and not 0.75 <= kbps / self._options.bitrate_kbps <= 1.25
+            and seconds > 5
+        ):
+            message = f"The result has {kbps} kbit/s on average: {planned.codec} spends what the sound needs."
+            warnings.append(Notice("bitrate_differs", message))
         return {
             "codec": stream.codec,
             "container": wanted.container,
             "mimeType": wanted.mime,
-            "bitrateKbps": round(path.stat().st_size * 8 / seconds / 1000) if seconds else None,
+            "bitrateKbps": kbps,
             "sampleRateHz": planned.sample_rate_hz if stream.codec == "opus" else stream.sample_rate_hz,
             "channels": stream.channels,
             "bitDepth": planned.bit_depth if lossless else None,

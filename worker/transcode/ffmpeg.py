@@ -139,6 +139,9 @@ def writing(ffmpeg: Ffmpeg, plan: Plan, padding: int) -> list[str]:
             arguments += ["-q:a", f"{plan.quality:g}"]
         elif plan.bitrate_kbps is not None:
             arguments += ["-b:a", f"{plan.bitrate_kbps}k"]
+            if plan.codec == "opus":
+                # Free VBR may give half as much again as what was asked.
+                arguments += ["-vbr", "constrained"]
     match wanted.muxer:
         case "mp3":
             arguments += ["-id3v2_version", "4", "-metadata_header_padding", str(padding)]
@@ -198,7 +201,10 @@ class Account:
         """Take in one line of ffmpeg's error stream."""
         level, text, speaker = _split(line)
         if not level:
-            return  # the rest of a tag that has line breaks in it: a stranger's words
+            # The rest of a tag that has line breaks in it, which is a stranger's words, or the loudness filter's table.
+            if self._section == "loudness" and (match := _LOUDNESS.match(text)):
+                self.loudness.setdefault(match[1], float(match[2]))
+            return
         if match := _REFUSED.match(text):
             self.refused.add(match[1])
             return
@@ -217,8 +223,8 @@ class Account:
             self.decode_errors, self.samples_in = int(match[3] or 0), int(match[4])
         elif match := _WRITTEN.search(text):
             self.samples_out = int(match[1])
-        elif match := _LOUDNESS.match(text):
-            self.loudness[match[1]] = float(match[2])
+        if text == "Summary:" and speaker.startswith("Parsed_ebur128"):
+            self._section = "loudness"
 
     def _hear_complaint(self, level: str, text: str, speaker: str) -> None:
         for fact, mark in _MARKS:

@@ -293,7 +293,7 @@ def _become(request: Mapping[str, Any], keeper: int, stdout: int, stderr: int) -
     confine.lock_calls()
     confine.limit(request["limits"])
     if program:
-        os.execve(program, request["argv"], _CLEAN_ENVIRONMENT)
+        os.execve(program, request["argv"], _CLEAN_ENVIRONMENT)  # noqa: S606 - a fixed program and a list of arguments
     answer = json.dumps(getattr(reader, request["function"])(**request["arguments"])).encode()
     view = memoryview(answer)
     while view:

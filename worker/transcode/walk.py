@@ -23,12 +23,13 @@ class Broken(ValueError):
 class Walked:
     """What a walk found: samples per channel that a player will play, at ``rate`` in Hz, in ``frames`` frames, pages or samples.
 
-    ``channels`` only where no other reader says it.
+    ``payload`` is what the audio takes, in bytes, without tags; ``channels`` only where no other reader says it.
     """
 
     samples: int
     rate: int
     frames: int
+    payload: int
     channels: int = 0
 
 
@@ -81,7 +82,7 @@ def _mpeg_sizes(layer: int) -> dict[int, int]:
 
 def _walk_mpeg(handle: BinaryIO, size: int, layer: int) -> Walked:
     sizes = _mpeg_sizes(layer)
-    at = _id3_length(handle)
+    at = begin = _id3_length(handle)
     handle.seek(at)
     read = handle.read
     frames = rate = trimmed = skipped = channels = 0
@@ -116,14 +117,14 @@ def _walk_mpeg(handle: BinaryIO, size: int, layer: int) -> Walked:
                 continue
         frames += 1
         at += length
-    return Walked(max(0, frames * per_frame - trimmed), rate, frames, channels)
+    return Walked(max(0, frames * per_frame - trimmed), rate, frames, at - begin, channels)
 
 
 _ADTS_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 
 
 def _walk_adts(handle: BinaryIO, size: int) -> Walked:
-    at = _id3_length(handle)
+    at = begin = _id3_length(handle)
     handle.seek(at)
     read = handle.read
     frames = rate = channels = 0
@@ -140,7 +141,7 @@ def _walk_adts(handle: BinaryIO, size: int) -> Walked:
         read(length - 7)
         frames += (head[6] & 3) + 1
         at += length
-    return Walked(frames * 1024, rate, frames, channels)
+    return Walked(frames * 1024, rate, frames, at - begin, channels)
 
 
 _AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
@@ -165,7 +166,7 @@ def _walk_ac3(handle: BinaryIO, size: int) -> Walked:
             channels = _ac3_channels(int.from_bytes(head[6:8], "big"))
         frames += 1
         at += length
-    return Walked(frames * 1536, rate, frames, channels)
+    return Walked(frames * 1536, rate, frames, at, channels)
 
 
 def _ac3_channels(bits: int) -> int:
@@ -185,7 +186,7 @@ def ogg_checksum(page: bytes) -> int:
 
 
 def _walk_ogg(handle: BinaryIO, size: int) -> Walked:
-    at = pages = granule = rate = skip = serial = 0
+    at = pages = granule = rate = skip = serial = headers = 0
     ended = False
     while at < size:
         head = handle.read(27)
@@ -213,9 +214,11 @@ def _walk_ogg(handle: BinaryIO, size: int) -> Walked:
         ended = bool(flags & 4)
         pages += 1
         at += 27 + count + len(body)
+        if not granule:
+            headers = at
     if not ended:
         raise Broken("its last page is missing")
-    return Walked(max(0, granule - skip), rate, pages)
+    return Walked(max(0, granule - skip), rate, pages, at - headers)
 
 
 # ------------------------------------------------------------------------------------------------------ FLAC
@@ -247,7 +250,7 @@ def _walk_flac(handle: BinaryIO, size: int) -> Walked:
             block, smallest = int.from_bytes(body[2:4], "big"), int.from_bytes(body[4:7], "big")
             packed = int.from_bytes(body[10:18], "big")
             rate, total = packed >> 44, packed & 0xFFFFFFFFF
-    at = handle.tell()
+    at = begin = handle.tell()
     if not total or not block:
         raise Broken("its header does not say how long it is")
     frames = -(-total // block)
@@ -279,7 +282,7 @@ def _walk_flac(handle: BinaryIO, size: int) -> Walked:
         at = base + place + max(10, smallest)
     if at > size:
         raise Broken("its last frame is torn")
-    return Walked(total, rate, frames)
+    return Walked(total, rate, frames, size - begin)
 
 
 # ------------------------------------------------------------------------------------------------- PCM and MP4
@@ -306,7 +309,7 @@ def _walk_wav(handle: BinaryIO, size: int) -> Walked:
                 length = long_data
             if not block or length % block or at + 8 + length > size:
                 raise Broken("its samples are not all there")
-            return Walked(length // block, rate, length // block)
+            return Walked(length // block, rate, length // block, length)
         at += 8 + length + (length & 1)
     raise Broken("it has no samples")
 
@@ -331,7 +334,7 @@ def _walk_aiff(handle: BinaryIO, size: int) -> Walked:
         at += 8 + length + (length & 1)
     if samples is None or samples != frames * block:
         raise Broken("its samples are not all there")
-    return Walked(frames, rate, frames)
+    return Walked(frames, rate, frames, samples)
 
 
 def _atoms(handle: BinaryIO, start: int, end: int) -> dict[bytes, tuple[int, int]]:
@@ -375,7 +378,7 @@ def _walk_mp4(handle: BinaryIO, size: int) -> Walked:
         body = handle.read(28)
         if int.from_bytes(body[4:8], "big") == 1:
             priming = int.from_bytes(body[16:24] if body[0] else body[12:16], "big", signed=True)
-    return Walked(samples - max(0, priming), rate, frames)
+    return Walked(samples - max(0, priming), rate, frames, stored)
 
 
 def _sum_durations(handle: BinaryIO, place: tuple[int, int]) -> int:

@@ -1,0 +1,130 @@
+"""Every input to every output, with real files: decoded and compared with the original by programs that are not ours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests import audio
+from tests.worker.transcode.conftest import Convert
+from worker.contract.formats import OUTPUTS
+
+# Name of the input, how it is made: seconds, rate, channels, ffmpeg's options.
+INPUTS: Mapping[str, tuple[float, int, int, tuple[str, ...]]] = {
+    "mp3": (2.0, 44_100, 2, ()),
+    "low.mp3": (2.0, 22_050, 1, ()),
+    "wav": (2.0, 44_100, 2, ()),
+    "8bit.wav": (2.0, 8_000, 1, ("-c:a", "pcm_u8")),
+    "24.wav": (2.0, 96_000, 2, ("-c:a", "pcm_s24le")),
+    "32.wav": (1.0, 192_000, 2, ("-c:a", "pcm_s32le")),
+    "float.wav": (2.0, 48_000, 2, ("-c:a", "pcm_f32le")),
+    "adpcm.wav": (2.0, 44_100, 2, ("-c:a", "adpcm_ms")),
+    "rf64.wav": (2.0, 44_100, 2, ("-rf64", "always")),
+    "surround.wav": (2.0, 48_000, 6, ()),
+    "tiny.wav": (0.05, 44_100, 1, ()),
+    "flac": (2.0, 44_100, 2, ("-sample_fmt", "s16")),
+    "24.flac": (2.0, 96_000, 2, ("-sample_fmt", "s32")),
+    "ogg": (2.0, 44_100, 2, ("-c:a", "libvorbis")),
+    "opus": (2.0, 48_000, 2, ()),
+    "aac": (2.0, 44_100, 2, ()),
+    "m4a": (2.0, 44_100, 2, ()),
+    "surround.m4a": (2.0, 48_000, 6, ()),
+    "mov": (2.0, 44_100, 2, ("-c:a", "pcm_s16le")),
+    "alac.m4a": (2.0, 44_100, 2, ("-c:a", "alac")),
+    "aiff": (2.0, 44_100, 2, ()),
+    "caf": (2.0, 44_100, 2, ("-c:a", "pcm_s16be")),
+    "wma": (2.0, 44_100, 2, ()),
+    "ac3": (2.0, 48_000, 6, ()),
+    "mkv": (2.0, 48_000, 2, ("-c:a", "flac")),
+    "webm": (2.0, 48_000, 2, ("-c:a", "libopus")),
+    "au": (2.0, 44_100, 2, ()),
+    "mp2": (2.0, 48_000, 2, ()),
+    "wv": (2.0, 44_100, 2, ()),
+    "tta": (2.0, 44_100, 2, ()),
+}
+LOSSLESS = {
+    "wav",
+    "8bit.wav",
+    "24.wav",
+    "rf64.wav",
+    "surround.wav",
+    "flac",
+    "24.flac",
+    "mov",
+    "alac.m4a",
+    "aiff",
+    "caf",
+    "mkv",
+    "au",
+    "wv",
+    "tta",
+}
+QUICK = {"mp3", "24.wav", "surround.wav", "m4a", "webm"}
+_made: dict[str, Path] = {}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("matrix")
+
+
+def source_file(folder: Path, name: str) -> Path:
+    """The input of that name, made once."""
+    if name not in _made:
+        seconds, rate, channels, options = INPUTS[name]
+        _made[name] = audio.make(folder / f"in.{name}", seconds, rate, channels, *options)
+    return _made[name]
+
+
+def check(convert: Convert, folder: Path, name: str, target: str) -> None:
+    """Convert, decode both with ffmpeg, compare."""
+    seconds, rate, channels, _ = INPUTS[name]
+    source = source_file(folder, name)
+    done = convert(source, target)
+    wanted = OUTPUTS[target]
+    probe = done.source
+    assert (probe.sample_rate_hz, probe.channels) == (rate, channels)
+    exact = (
+        name in LOSSLESS
+        and wanted.lossless
+        and done.result["sampleRateHz"] == rate
+        and done.result["channels"] == channels
+    )
+    if exact and (done.result["bitDepth"] or 0) >= (probe.bit_depth or 0):
+        assert audio.samples(done.path) == audio.samples(source)
+        return
+    assert done.result["durationSeconds"] == pytest.approx(seconds, abs=0.12)
+    if seconds >= 1:
+        # Each hop is compared in what both can hold: one channel at 8 kHz.
+        worst = {"eac3": 8, "ac3": 8}.get(target, 12)
+        assert audio.signal_to_noise(audio.mono(source), audio.mono(done.path)) > worst
+
+
+@pytest.mark.parametrize("name", sorted(QUICK))
+@pytest.mark.parametrize("target", ["mp3", "ogg", "wav", "flac", "m4a", "opus"])
+def test_common_conversions_keep_the_sound(convert: Convert, folder: Path, name: str, target: str) -> None:
+    """Lossless to lossless is the same to the bit; anything else keeps length and signal."""
+    check(convert, folder, name, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(INPUTS))
+@pytest.mark.parametrize("target", sorted(OUTPUTS))
+def test_every_conversion_keeps_the_sound(convert: Convert, folder: Path, name: str, target: str) -> None:
+    """The whole matrix: every input to every output."""
+    check(convert, folder, name, target)
+
+
+@pytest.mark.parametrize("target", ["wav", "mp3", "ogg", "flac"])
+def test_pydub_reads_the_result_as_we_describe_it(convert: Convert, folder: Path, target: str) -> None:
+    """An independent reader sees the rate, channels and length that the result states."""
+    from pydub import AudioSegment
+
+    AudioSegment.converter = audio.ffmpeg()
+    done = convert(source_file(folder, "mp3"), target)
+    if target == "wav":
+        segment = AudioSegment.from_wav(str(done.path))
+    else:
+        segment = AudioSegment(data=audio.run("-i", done.path, "-f", "wav", "-"))
+    assert (segment.frame_rate, segment.channels) == (done.result["sampleRateHz"], done.result["channels"])
+    assert segment.duration_seconds == pytest.approx(done.result["durationSeconds"], abs=0.05)

@@ -1,0 +1,76 @@
+"""Tags, cover and chapters come through every container that can hold them, there and back."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import audio
+from tests.worker.transcode.conftest import Convert
+from worker.contract.formats import OUTPUTS
+
+TAGGED = [name for name, entry in OUTPUTS.items() if entry.tags != "none"]
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return audio.tagged_mp3(tmp_path_factory.mktemp("tagged") / "a.mp3")
+
+
+@pytest.mark.parametrize("target", TAGGED)
+def test_tags_come_through(tagged: Path, convert: Convert, target: str) -> None:
+    """Unicode outside the first plane, line breaks, "3/12" and an own name are in the result, as another conversion reads them."""
+    done = convert(tagged, target)
+    back = convert(done.path, "flac").source
+    assert {name: back.tags.get(name) for name in audio.TAGS} == {name: (text,) for name, text in audio.TAGS.items()}
+    assert back.has_cover is OUTPUTS[target].cover
+    assert done.result["cover"] is OUTPUTS[target].cover
+    titles = [title for _, _, title in audio.CHAPTERS] if OUTPUTS[target].chapters else []
+    assert [chapter.title for chapter in back.chapters] == titles
+
+
+@pytest.mark.parametrize("target", ["mp3", "ogg", "opus", "flac", "m4a", "wv", "aiff"])
+def test_a_large_cover_comes_through_byte_by_byte(convert: Convert, tmp_path: Path, target: str) -> None:
+    """A cover of more than 64 KiB, which spans pages in Ogg, is the same picture afterwards."""
+    import os
+
+    picture = audio.png(16, 16)[:-12] + os.urandom(300_000) + audio.png()[-12:]
+    source = audio.tagged_mp3(tmp_path / "a.mp3", cover=picture)
+    done = convert(source, target)
+    second = convert(done.path, "flac")
+    from mutagen.flac import FLAC
+
+    assert FLAC(second.path).pictures[0].data == picture
+
+
+def test_independent_readers_see_the_cover_in_ogg(tagged: Path, convert: Convert) -> None:
+    """ffmpeg, which did not write the picture block as such, finds a picture in the file."""
+    import subprocess
+
+    done = convert(tagged, "ogg")
+    said = subprocess.run([audio.ffmpeg(), "-hide_banner", "-i", done.path], capture_output=True, text=True).stderr
+    assert "Video: png" in said
+
+
+def test_chapters_move_with_the_part_that_is_cut_out(tagged: Path, convert: Convert) -> None:
+    """From 0.5 s on, the first chapter begins at 0 and the second at 0.3 s."""
+    done = convert(tagged, "m4a", {"startSeconds": 0.5, "endSeconds": 1.2})
+    chapters = convert(done.path, "flac").source.chapters
+    assert [(round(chapter.start_seconds, 2), chapter.title) for chapter in chapters] == [(0.0, "Début"), (0.3, "Zwei")]
+
+
+def test_tags_of_many_values_and_odd_names_do_no_harm(convert: Convert, tmp_path: Path) -> None:
+    """Two artists, a name with '=' and line breaks, an empty value, a long text: what can be kept is, and nothing breaks."""
+    from mutagen.flac import FLAC
+
+    source = audio.make(tmp_path / "a.flac", 1.0)
+    tags = FLAC(source)
+    tags["artist"] = ["One", "Two"]
+    tags["odd name [1]"] = "x"
+    tags["empty"] = ""
+    tags["lyrics"] = "la\n" * 20_000
+    tags.save()
+    for target in ("mp3", "m4a", "ogg", "wav"):
+        done = convert(source, target)
+        back = convert(done.path, "flac").source.tags
+        assert back["artist"] in (("One", "Two"), ("One; Two",)), target
+        assert back["lyrics"][0].count("la") > 19_000, target
