@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from subprocess import CalledProcessError
 from typing import Any
 
+import psutil
+
 from tests.chaos import audio
 from tests.chaos.stack import LEASE_SECONDS, Client, Program, Stack
 from tests.services import ServiceFailedError, wait_for
@@ -172,7 +174,8 @@ class Faults:
 
     def _child_killed(self) -> None:
         if (child := self._chance.choice(self._stack.workers).child()) is not None:
-            child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
     def _with_redis(self, act: Callable[[Any], Any]) -> None:
         act(self._stack.redis.client)

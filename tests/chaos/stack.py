@@ -42,6 +42,7 @@ class Program(Service):
         self._line = command
         self._environment = environment
         self._log_from = 0
+        self._wanted = False
 
     def _command(self) -> list[str]:
         return self._line
@@ -68,11 +69,23 @@ class Program(Service):
         """Start it without waiting until it answers: what it needs may be away."""
         self._process = self._spawn()
         services.running.append(self)
+        self._wanted = True
 
     def ended_by_itself(self) -> bool:
         """Whether it was started, nobody ended it, and it is not there any more."""
-        process = self._process
-        return process is not None and process.poll() is not None and process is self._process
+        return self._wanted and self._process is not None and self._process.poll() is not None
+
+    def start(self) -> None:
+        self._wanted = True
+        super().start()
+
+    def end(self) -> None:
+        self._wanted = False
+        super().end()
+
+    def kill(self) -> None:
+        self._wanted = False
+        super().kill()
 
     @property
     def up(self) -> bool:
