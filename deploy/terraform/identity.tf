@@ -63,19 +63,11 @@ resource "google_secret_manager_secret_iam_member" "reader" {
   member    = google_service_account.role[each.value.role].member
 }
 
-# Objects: read, create, delete. Nothing about the bucket itself.
+# Objects: list, read, create, delete. Nothing about the bucket itself.
 resource "google_storage_bucket_iam_member" "files" {
   for_each = google_service_account.role
   bucket   = google_storage_bucket.files.name
   role     = "roles/storage.objectUser"
-  member   = each.value.member
-}
-
-# /readyz asks whether the bucket is there.
-resource "google_storage_bucket_iam_member" "files_exist" {
-  for_each = google_service_account.role
-  bucket   = google_storage_bucket.files.name
-  role     = "roles/storage.legacyBucketReader"
   member   = each.value.member
 }
 
