@@ -1,6 +1,6 @@
 /** Elements, sizes and durations. Text only ever enters the document as text: nothing here parses markup. */
 
-import { language } from "./texts.js";
+import { locale } from "./texts.js";
 
 /** Make an element. `on…` properties are listeners, `class` and names with a dash or `for` are attributes. */
 export function h(tag, properties = {}, ...children) {
@@ -28,7 +28,7 @@ export function show(element, visible) {
 }
 
 export function number(value, digits = 0) {
-  return new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
+  return new Intl.NumberFormat(locale, { maximumFractionDigits: digits }).format(value);
 }
 
 /** A size in bytes as people read it: decimal units, as shops and file managers count. */
@@ -42,7 +42,7 @@ export function size(bytes) {
     unit += 1;
   }
   const digits = unit === 0 || value >= 100 ? 0 : 1;
-  return new Intl.NumberFormat(language, {
+  return new Intl.NumberFormat(locale, {
     style: "unit", unit: units[unit], unitDisplay: unit === 0 ? "long" : "short", maximumFractionDigits: digits,
   }).format(value);
 }
@@ -58,7 +58,7 @@ export function clock(seconds) {
 
 /** A moment, in the reader's own language and time zone. */
 export function moment(iso) {
-  return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso));
+  return new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso));
 }
 
 /** Tell screen readers, without moving anything. */

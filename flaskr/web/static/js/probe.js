@@ -86,11 +86,16 @@ function ogg(bytes, view) {
 function mp3(bytes, audioBytes) {
   const at = bytes.findIndex((byte, index) => byte === 0xff && frame(bytes, index) && follows(bytes, index));
   if (at < 0 || at > 65536) return null;
-  const { rate, kbps, channels } = frame(bytes, at);
-  const variable = ["Xing", "Info", "VBRI"].find((mark) => ascii(bytes, at, 200).includes(mark));
+  const { rate, kbps, channels, samples } = frame(bytes, at);
   const facts = { container: "mp3", codec: "mp3", sampleRateHz: rate, channels };
-  // The first frame's bit rate is that of the file only where it is constant.
-  if (!variable || variable === "Info") facts.durationSeconds = (audioBytes - at) / (kbps * 125);
+  const mark = ["Xing", "Info"].map((name) => ascii(bytes, at, 200).indexOf(name)).find((found) => found > 0);
+  if (mark !== undefined) {
+    // The encoder's own count of frames; the first frame carries it and no sound, and its bit rate says nothing.
+    const view = new DataView(bytes.buffer, at + mark);
+    if (view.getUint32(4) & 1) facts.durationSeconds = (view.getUint32(8) * samples) / rate;
+  } else if (!ascii(bytes, at, 200).includes("VBRI")) {
+    facts.durationSeconds = (audioBytes - at) / (kbps * 125);
+  }
   return facts;
 }
 
@@ -106,5 +111,6 @@ function frame(bytes, at) {
   const kbps = MP3_KBPS[version === 3 ? 3 : 2][bytes[at + 2] >> 4];
   if (!rate || !kbps) return null;
   const length = Math.floor(((version === 3 ? 144_000 : 72_000) * kbps) / rate) + ((bytes[at + 2] >> 1) & 1);
-  return { rate, kbps, length, channels: bytes[at + 3] >> 6 === 3 ? 1 : 2 };
+  const samples = version === 3 ? 1152 : 576;
+  return { rate, kbps, length, samples, channels: bytes[at + 3] >> 6 === 3 ? 1 : 2 };
 }

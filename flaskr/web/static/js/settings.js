@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { complainAll, Field, reveal } from "./fields.js";
-import { language, t } from "./texts.js";
+import { locale, t } from "./texts.js";
 
 const SOUND = ["bitrateKbps", "quality", "sampleRateHz", "channels", "bitDepth"];
 const PART = ["startSeconds", "endSeconds", "fadeInSeconds", "fadeOutSeconds", "loudnessLufs", "keepMetadata", "keepCover"];
@@ -151,9 +151,9 @@ function choice(name, value) {
 }
 
 function shown(value) {
-  return new Intl.NumberFormat(language, { maximumFractionDigits: 3 }).format(value);
+  return new Intl.NumberFormat(locale, { maximumFractionDigits: 3 }).format(value);
 }
 
 function plain(value) {
-  return new Intl.NumberFormat(language, { maximumFractionDigits: 6, useGrouping: false }).format(value);
+  return new Intl.NumberFormat(locale, { maximumFractionDigits: 6, useGrouping: false }).format(value);
 }

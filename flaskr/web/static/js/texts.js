@@ -43,7 +43,7 @@ const en = {
   quality: "Sound quality",
   part: "Part, fades and loudness",
   bitrateKbps: "Bit rate (kbit/s)",
-  qualityOption: "Quality of a variable bit rate ({best} is best)",
+  qualityOption: "Variable quality ({best} is best)",
   sampleRateHz: "Sample rate (Hz)",
   channels: "Channels",
   bitDepth: "Bit depth",
@@ -123,7 +123,7 @@ const en = {
   original: "Original: {what}",
   download: "Download",
   downloadName: "Download {name}",
-  downloadOriginal: "Original",
+  downloadOriginal: "Download the original",
   downloadOriginalName: "Download the original {name}",
   downloading: "Fetching …",
   play: "Listen",
@@ -202,7 +202,7 @@ const es = {
   quality: "Calidad del sonido",
   part: "Fragmento, fundidos y volumen",
   bitrateKbps: "Tasa de bits (kbit/s)",
-  qualityOption: "Calidad de tasa variable ({best} es la mejor)",
+  qualityOption: "Calidad variable ({best} es la mejor)",
   sampleRateHz: "Frecuencia de muestreo (Hz)",
   channels: "Canales",
   bitDepth: "Profundidad de bits",
@@ -282,7 +282,7 @@ const es = {
   original: "Original: {what}",
   download: "Descargar",
   downloadName: "Descargar {name}",
-  downloadOriginal: "Original",
+  downloadOriginal: "Descargar el original",
   downloadOriginalName: "Descargar el original {name}",
   downloading: "Descargando …",
   play: "Escuchar",
@@ -347,11 +347,16 @@ const codesEs = {
   chapters_lost: "El formato no guarda capítulos: se pierden.",
 };
 
-/** "es" or "en": the first of the browser's languages that the page speaks. */
-export const language =
-  navigator.languages.map((tag) => tag.slice(0, 2).toLowerCase()).find((tag) => tag === "es" || tag === "en") ?? "en";
+/** The first of the browser's languages that the page speaks, with its region: for numbers and dates. */
+export const locale = navigator.languages.find((tag) => /^(es|en)\b/i.test(tag)) ?? "en";
 
-const texts = language === "es" ? es : en;
+/** "es" or "en". */
+export const language = locale.slice(0, 2).toLowerCase();
+
+/** All texts by language. */
+export const languages = { en, es };
+
+const texts = languages[language];
 
 export function t(key, values = {}) {
   const text = texts[key];
