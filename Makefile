@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+MINUTES ?= 10
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fix local-tools dev-tools
+.PHONY: help run test test-formats test-browser chaos docs lint fix local-tools dev-tools
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +16,19 @@ run: local-tools ## Run the whole service here, on PORT (default 5000), with its
 
 test: lint ## Run the tests: linter, type checker, and pytest with real services from wheels
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-formats: dev-tools ## Convert every input to every output, at length (half an hour)
+	@$(BIN)/python -m pytest -m slow tests/worker $(PYTEST_ARGS)
+
+test-browser: ## Use the page in a real Chromium, which the system must have
+	@$(PYTHON) deploy/local/prepare.py requirements/browser.txt
+	@$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
+
+chaos: dev-tools ## Break everything at random under load, then check the books: MINUTES (10), SEED (1)
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+
+docs: dev-tools ## Write the documents that come from the code
+	@$(BIN)/python -m worker.contract.formats_doc > docs/formats.md
 
 lint: dev-tools ## Check style and types
 	@$(BIN)/python -m ruff check
