@@ -104,6 +104,8 @@ class Service(ABC):
     end_signal = signal.SIGTERM
     user: int | None = None  # the account to run under; None is ours
     group: int | None = None
+    environment: dict[str, str] | None = None  # None is ours
+    directory: Path | None = None  # to run in; None is the service's own folder
 
     def __init__(self) -> None:
         # Not under pytest's tmp_path: those folders are closed to the account that PostgreSQL runs under when the
@@ -120,9 +122,9 @@ class Service(ABC):
     def _answers(self) -> bool:
         """Whether the server does real work now; connection errors count as no."""
 
-    @abstractmethod
     def _forget(self) -> None:
-        """Deletes all data while the server is down."""
+        """Deletes all data while the server is down; for those that have any."""
+        raise NotImplementedError(f"{self.name} has no data of its own")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log_path.open("ab") as log:
@@ -131,7 +133,8 @@ class Service(ABC):
     def _popen(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            cwd=self.directory or self.folder, env=self.environment,
             user=self.user, group=self.group, extra_groups=None if self.user is None else [],
         )  # fmt: skip
 
@@ -154,8 +157,16 @@ class Service(ABC):
 
     def start(self) -> None:
         """Starts the server and returns when it answers. Raises ServiceFailedError."""
+        self.launch()
+        self.wait_until_up()
+
+    def launch(self) -> None:
+        """Starts the server and returns at once, for those that start several together."""
         self._process = self._spawn()
         running.append(self)
+
+    def wait_until_up(self) -> None:
+        """Returns when the server answers. Raises ServiceFailedError."""
         try:
             wait_for(self._up, f"{self.name} answers")
         except TimeoutError as error:
@@ -196,6 +207,10 @@ class Service(ABC):
     def stop(self) -> None:
         """SIGSTOP: the server keeps its connections and answers nothing until `cont()`."""
         signal_all(process_family(self.pid), signal.SIGSTOP)
+
+    def children(self) -> list[psutil.Process]:
+        """The processes that the server started, and theirs."""
+        return process_family(self.pid)[1:]
 
     def cont(self) -> None:
         """SIGCONT: undoes `stop()`."""
@@ -423,17 +438,19 @@ class GcsEmulator(Service):
 
 
 class Tap:
-    """A TCP proxy on 127.0.0.1 between clients and a server, for faults on the wire.
+    """A TCP proxy on 127.0.0.1 between clients and servers, for faults on the wire.
+
+    With several servers it is a balancer: they take turns, and one that refuses is passed over.
 
     `cut()` resets the connections of the moment; `refuse()` also lets no new one in; `hang()` passes no byte on, in
     either direction; `delay(seconds)` holds every piece back; `restore()` ends all that. `connections` counts those
     that were ever accepted.
     """
 
-    def __init__(self, server_port: int, *, port: int | None = None) -> None:
+    def __init__(self, *server_ports: int, port: int | None = None) -> None:
         self.port = port or free_port()
         self.connections = 0
-        self._server = ("127.0.0.1", server_port)
+        self._server_ports = server_ports
         self._delay = 0.0
         self._flowing = threading.Event()
         self._flowing.set()
@@ -496,17 +513,24 @@ class Tap:
                 client, _ = listener.accept()
             except OSError:
                 return  # refuse() closed the listener
+            server = self._connect()
             self.connections += 1
-            try:
-                server = socket.create_connection(self._server, timeout=10)
-            except OSError:
+            if server is None:
                 _reset(client)
                 continue
-            server.settimeout(None)
             pair = (client, server)
             with self._lock:
                 self._pairs.add(pair)
             threading.Thread(target=self._relay, args=(pair,), name="tap", daemon=True).start()
+
+    def _connect(self) -> socket.socket | None:
+        first = self.connections % len(self._server_ports)
+        for port in self._server_ports[first:] + self._server_ports[:first]:
+            with contextlib.suppress(OSError):
+                server = socket.create_connection(("127.0.0.1", port), timeout=10)
+                server.settimeout(None)
+                return server
+        return None
 
     def _relay(self, pair: tuple[socket.socket, socket.socket]) -> None:
         client, server = pair

@@ -60,6 +60,8 @@ def read_port(environment: dict[str, str]) -> int:
 
 def complete(environment: dict[str, str], folder: Path, port: int) -> Settings:
     """Fills in what the person left out, with all data below `folder`. Raises RunFailedError, ProgramMissingError."""
+    if "?" in str(folder):
+        raise RunFailedError(f"The folder {folder} has a ? in its name, which no address of a file can hold.")
     settings = Settings(folder, port, {**_secrets(folder / "secrets.env"), **environment})
     fill = settings.environment.setdefault
     fill("PORT", str(port))

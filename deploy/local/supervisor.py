@@ -20,6 +20,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_OF_GUARDIAN = 6.0  # seconds
 DEATHS, DEATHS_WITHIN = 3, 60.0  # a program that dies so often in so many seconds will not get better by itself
 POLL = 0.1
+STOP_SECONDS = 8.5  # the promise is 10
 ONE_WISH = 1.0  # seconds within which several signals are the same wish to stop
 COLOURS = (36, 33, 32, 35, 34)
 PR_SET_PDEATHSIG = 1
@@ -110,12 +111,14 @@ class Supervisor:
             self._pause()
 
     def stop(self) -> None:
-        """Ends all programs by rank and patience. A second signal, a second after the first or later, kills at once."""
+        """Ends all programs by rank and patience, in STOP_SECONDS at most. A second signal kills at once."""
         self._stop_asked = self._stop_asked or time.monotonic()
+        deadline = time.monotonic() + STOP_SECONDS
         while self._running:
             rank = max(running.program.rank for running in self._running)
             batch = [running for running in self._running if running.program.rank == rank]
-            patience = max(running.program.patience for running in batch)
+            left = max(deadline - time.monotonic(), 0.1)
+            patience = min(left, max(running.program.patience for running in batch))
             end_groups([running.process.pid for running in batch], patience, self._reap, lambda: self._hurry)
             for running in batch:
                 self._forget(running)
