@@ -218,12 +218,14 @@ class Conversions:
 
     def remove(self, caller: Caller, task_id: int) -> None:
         """Remove a task and its objects, whatever its state. Raises TaskMissing."""
-        task = self.get(caller, task_id)
-        if not self._change(
-            task.id, Task.user_id == caller.id, Task.state.in_(SHOWN),
-            state=State.REMOVED, tidy_at=from_now(self._config.tidy_seconds), claimed_by=None, lease_until=None,
-        ):  # fmt: skip
-            raise TaskMissing
+        while True:
+            task = self.get(caller, task_id)
+            # From the state that was read: what follows depends on whether a worker was at it.
+            if self._change(
+                task.id, Task.state == task.state, Task.attempt == task.attempt,
+                state=State.REMOVED, tidy_at=from_now(self._config.tidy_seconds), claimed_by=None, lease_until=None,
+            ):  # fmt: skip
+                break
         # A worker may still be at it and upload: then the row stays a while, as the reason to look again.
         settled = task.state is not State.PROCESSING and task.tidy_at is None
         if self._remove_objects(task.id) and settled:
@@ -299,7 +301,9 @@ class Conversions:
         changed = self._change(
             task_id, Task.attempt == ended.attempt, Task.state.in_(WAITING),
             finished_at=from_now(), started_at=func.coalesce(Task.started_at, from_now()), claimed_by=None,
-            lease_until=None, source=ended.source if ended.source else Task.source, **outcome,
+            lease_until=None, source=ended.source if ended.source else Task.source,
+            # An upload that failed for the worker may have reached the store all the same.
+            tidy_at=Task.tidy_at if done else from_now(self._config.tidy_seconds), **outcome,
         )  # fmt: skip
         task = self._row(Task.id == task_id, Task.state.in_(SHOWN))
         if task is None:
@@ -459,12 +463,17 @@ class Conversions:
                     count += 1
                 continue
             try:
-                for route in list(self._store.list(f"{task.id}/")):
-                    if route not in (task.original_route, task.converted_route):
-                        self._store.remove(route)
+                # Listed first and the row read after: what is in the list and not in the row is superseded for good.
+                # A row read before would not name the result of an attempt issued and finished in between.
+                there = list(self._store.list(f"{task.id}/"))
+                current = self._row(Task.id == task.id, Task.state.in_(SHOWN))
+                if current is None:
+                    continue  # removed in between, and due again
+                for route in set(there) - current.objects():
+                    self._store.remove(route)
             except StoreError:
                 return count  # later
-            count += self._change(task.id, due, Task.attempt == task.attempt, tidy_at=None)
+            count += self._change(task.id, due, Task.attempt == current.attempt, tidy_at=None)
         return count
 
     # -- seen from outside --------------------------------------------------------------------------------------------
