@@ -185,7 +185,7 @@ class Conversions:
             query = query.where(func.lower(Task.name).contains(selection.name.lower(), autoescape=True))
         query = query.order_by(Task.id.desc() if selection.newest_first else Task.id).limit(most + 1)
         rows = list(db.session.scalars(query)) if most else []
-        db.session.rollback()
+        db.session.commit()
         return rows[:most], len(rows) > most
 
     def get(self, caller: Caller, task_id: int) -> Task:
@@ -505,14 +505,16 @@ class Conversions:
 
     def _row(self, *where: ColumnElement[bool]) -> Task | None:
         task = db.session.scalar(select(Task).where(*where).execution_options(populate_existing=True))
-        db.session.rollback()
+        # Not rollback: that would expire the row, and each use of it would read it anew, one by one, in a transaction
+        # that nobody ends; a row removed meanwhile would be an error.
+        db.session.commit()
         return task
 
     def _batch(self, where: ColumnElement[bool], order: Any = None) -> list[Task]:
         """Return some rows to look at. They are not locked: each is taken by the conditional UPDATE that follows."""
         query = select(Task).where(where).order_by(Task.id if order is None else order).limit(_BATCH)
         rows = list(db.session.scalars(query.execution_options(populate_existing=True)))
-        db.session.rollback()
+        db.session.commit()
         return rows
 
     def _change(self, task_id: int, *where: ColumnElement[bool], **values: Any) -> bool:

@@ -62,3 +62,18 @@ def test_a_failed_task_keeps_no_result(app: Flask, ana: Person, hand: Hand) -> N
     age(app, task_id, tidy_at=-1)
     sweep(app)
     assert objects(app, task_id) == [f"{task_id}/song.mp3"]
+
+
+def test_rows_stay_as_they_were_read(app: Flask, ana: Person) -> None:  # noqa: F811
+    """A task that was read is whole in memory: it needs no transaction, and its removal meanwhile does no harm."""
+    task_id = ana.upload().get_json()["task"]["id"]
+    conversions = app.extensions["conversions"]
+    with app.app_context():
+        user_id = db.session.scalar(sqlalchemy.select(Task.user_id).where(Task.id == task_id))
+        someone = Caller(id=user_id, name="ana", email=ana.email, session="s")
+        db.session.rollback()
+        task = conversions.get(someone, task_id)
+        assert ana.call("DELETE", f"/api/tasks/{task_id}").status_code == 200
+        assert task.state is State.UPLOADED
+        assert not db.session().in_transaction()
+        db.session.remove()
