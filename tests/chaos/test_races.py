@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import sqlalchemy
 from flask import Flask
 
-from tests.api.conftest import Hand, Person, app, database_url, hand, make_app, postgres_template  # noqa: F401
-from tests.api.conftest import ana as ana
+from flaskr.accounts import Caller
+from flaskr.db import db
+from flaskr.models import State, Task
+from tests.api.conftest import Hand, Person, ana, app, database_url, hand, make_app, postgres_template
 from tests.api.test_tasks import age, objects, put_result, sweep
+
+__all__ = ["ana", "app", "database_url", "hand", "make_app", "postgres_template"]  # fixtures
 
 
 class Between:
@@ -26,7 +31,7 @@ class Between:
         return found
 
 
-def test_tidying_spares_the_result_of_an_attempt_issued_meanwhile(app: Flask, ana: Person, hand: Hand) -> None:  # noqa: F811
+def test_tidying_spares_the_result_of_an_attempt_issued_meanwhile(app: Flask, ana: Person, hand: Hand) -> None:
     """A sweeper that took up a task before a PUT, and lists its prefix after the new result is there, leaves that."""
     task_id = ana.upload("song.mp3", "ogg").get_json()["task"]["id"]
     first = hand.job()
@@ -52,7 +57,7 @@ def test_tidying_spares_the_result_of_an_attempt_issued_meanwhile(app: Flask, an
     assert ana.call("GET", f"/api/tasks/{task_id}/converted").status_code == 200
 
 
-def test_a_failed_task_keeps_no_result(app: Flask, ana: Person, hand: Hand) -> None:  # noqa: F811
+def test_a_failed_task_keeps_no_result(app: Flask, ana: Person, hand: Hand) -> None:
     """A result that reached the store although its worker reported a failure is removed."""
     task_id = ana.upload("song.mp3", "ogg").get_json()["task"]["id"]
     job = hand.job()
@@ -64,7 +69,7 @@ def test_a_failed_task_keeps_no_result(app: Flask, ana: Person, hand: Hand) -> N
     assert objects(app, task_id) == [f"{task_id}/song.mp3"]
 
 
-def test_rows_stay_as_they_were_read(app: Flask, ana: Person) -> None:  # noqa: F811
+def test_rows_stay_as_they_were_read(app: Flask, ana: Person) -> None:
     """A task that was read is whole in memory: it needs no transaction, and its removal meanwhile does no harm."""
     task_id = ana.upload().get_json()["task"]["id"]
     conversions = app.extensions["conversions"]
