@@ -6,7 +6,7 @@ MINUTES ?= 10
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-formats test-browser chaos docs lint fix local-tools dev-tools
+.PHONY: help run test test-slow test-browser chaos docs lint fix local-tools dev-tools
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,8 +17,8 @@ run: local-tools ## Run the whole service here, on PORT (default 5000), with its
 test: lint ## Run the tests: linter, type checker, and pytest with real services from wheels
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-formats: dev-tools ## Convert every input to every output, at length (half an hour)
-	@$(BIN)/python -m pytest -m slow tests/worker $(PYTEST_ARGS)
+test-slow: dev-tools ## Run what `make test` leaves out for its length: every input to every output, the long races
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 test-browser: ## Use the page in a real Chromium, which the system must have
 	@$(PYTHON) deploy/local/prepare.py requirements/browser.txt

@@ -185,7 +185,7 @@ class Conversions:
             query = query.where(func.lower(Task.name).contains(selection.name.lower(), autoescape=True))
         query = query.order_by(Task.id.desc() if selection.newest_first else Task.id).limit(most + 1)
         rows = list(db.session.scalars(query)) if most else []
-        db.session.rollback()
+        db.session.commit()
         return rows[:most], len(rows) > most
 
     def get(self, caller: Caller, task_id: int) -> Task:
@@ -218,12 +218,14 @@ class Conversions:
 
     def remove(self, caller: Caller, task_id: int) -> None:
         """Remove a task and its objects, whatever its state. Raises TaskMissing."""
-        task = self.get(caller, task_id)
-        if not self._change(
-            task.id, Task.user_id == caller.id, Task.state.in_(SHOWN),
-            state=State.REMOVED, tidy_at=from_now(self._config.tidy_seconds), claimed_by=None, lease_until=None,
-        ):  # fmt: skip
-            raise TaskMissing
+        while True:
+            task = self.get(caller, task_id)
+            # From the state that was read: what follows depends on whether a worker was at it.
+            if self._change(
+                task.id, Task.state == task.state, Task.attempt == task.attempt,
+                state=State.REMOVED, tidy_at=from_now(self._config.tidy_seconds), claimed_by=None, lease_until=None,
+            ):  # fmt: skip
+                break
         # A worker may still be at it and upload: then the row stays a while, as the reason to look again.
         settled = task.state is not State.PROCESSING and task.tidy_at is None
         if self._remove_objects(task.id) and settled:
@@ -299,7 +301,9 @@ class Conversions:
         changed = self._change(
             task_id, Task.attempt == ended.attempt, Task.state.in_(WAITING),
             finished_at=from_now(), started_at=func.coalesce(Task.started_at, from_now()), claimed_by=None,
-            lease_until=None, source=ended.source if ended.source else Task.source, **outcome,
+            lease_until=None, source=ended.source if ended.source else Task.source,
+            # An upload that failed for the worker may have reached the store all the same.
+            tidy_at=Task.tidy_at if done else from_now(self._config.tidy_seconds), **outcome,
         )  # fmt: skip
         task = self._row(Task.id == task_id, Task.state.in_(SHOWN))
         if task is None:
@@ -459,12 +463,17 @@ class Conversions:
                     count += 1
                 continue
             try:
-                for route in list(self._store.list(f"{task.id}/")):
-                    if route not in (task.original_route, task.converted_route):
-                        self._store.remove(route)
+                # Listed first and the row read after: what is in the list and not in the row is superseded for good.
+                # A row read before would not name the result of an attempt issued and finished in between.
+                there = list(self._store.list(f"{task.id}/"))
+                current = self._row(Task.id == task.id, Task.state.in_(SHOWN))
+                if current is None:
+                    continue  # removed in between, and due again
+                for route in set(there) - current.objects():
+                    self._store.remove(route)
             except StoreError:
                 return count  # later
-            count += self._change(task.id, due, Task.attempt == task.attempt, tidy_at=None)
+            count += self._change(task.id, due, Task.attempt == current.attempt, tidy_at=None)
         return count
 
     # -- seen from outside --------------------------------------------------------------------------------------------
@@ -496,14 +505,16 @@ class Conversions:
 
     def _row(self, *where: ColumnElement[bool]) -> Task | None:
         task = db.session.scalar(select(Task).where(*where).execution_options(populate_existing=True))
-        db.session.rollback()
+        # Not rollback: that would expire the row, and each use of it would read it anew, one by one, in a transaction
+        # that nobody ends; a row removed meanwhile would be an error.
+        db.session.commit()
         return task
 
     def _batch(self, where: ColumnElement[bool], order: Any = None) -> list[Task]:
         """Return some rows to look at. They are not locked: each is taken by the conditional UPDATE that follows."""
         query = select(Task).where(where).order_by(Task.id if order is None else order).limit(_BATCH)
         rows = list(db.session.scalars(query.execution_options(populate_existing=True)))
-        db.session.rollback()
+        db.session.commit()
         return rows
 
     def _change(self, task_id: int, *where: ColumnElement[bool], **values: Any) -> bool:

@@ -111,3 +111,7 @@ class Task(Base):
     error_message: Mapped[str | None] = mapped_column(String(500))
 
     user: Mapped[User] = relationship(lazy="raise")
+
+    def objects(self) -> set[str]:
+        """Return the routes that may be in use: the original's, and the result's unless the task failed."""
+        return {self.original_route} if self.state is State.FAILED else {self.original_route, self.converted_route}

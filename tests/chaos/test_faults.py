@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from tests.chaos import audio
+from tests.chaos.driver import run
 from tests.chaos.stack import Answer, Client, Stack, Worker
 from tests.services import process_family, wait_for
 
@@ -59,6 +60,7 @@ def test_killing_the_process_that_converts_loses_nothing(stack: Stack, client: C
     assert stack.outcomes(task_id) == [(2, "PROCESSED")]
 
 
+@pytest.mark.slow
 def test_killing_a_whole_worker_loses_nothing(stack: Stack, client: Client) -> None:
     """After kill -9 of a worker and all below it no ffmpeg survives, another converts, and scratch is cleared."""
     task_id = client.accepted(SLOW)
@@ -72,6 +74,7 @@ def test_killing_a_whole_worker_loses_nothing(stack: Stack, client: Client) -> N
     wait_for(lambda: not stack.job_folders(), "the dead worker's folder is cleared away", 5)
 
 
+@pytest.mark.slow
 def test_killing_only_the_head_of_a_worker_ends_its_children(stack: Stack, client: Client) -> None:
     """kill -9 of the worker's main process alone: its orphans end or finish, and exactly one result is recorded."""
     task_id = client.accepted(SLOW)
@@ -109,6 +112,7 @@ def test_a_zombie_is_refused_and_cleans_up_after_itself(stack: Stack, client: Cl
     assert stack.outcomes(task_id) == [(2, "PROCESSED")]
 
 
+@pytest.mark.slow
 def test_every_message_three_times(stack: Stack, client: Client) -> None:
     """Copies of a message, at once and long after, cost a claim each and change nothing."""
     for worker in stack.workers:
@@ -153,7 +157,7 @@ def test_a_job_that_kills_its_worker_fails_after_three_tries(stack: Stack, clien
     assert stack.outcomes(poison) == [(3, "FAILED")]
 
 
-@pytest.mark.parametrize("keep_data", [True, False])
+@pytest.mark.parametrize("keep_data", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_redis_killed_while_uploads_go_on(stack: Stack, client: Client, keep_data: bool) -> None:
     """Without Redis uploads are answered 200 in normal time; when it is back, with its data or empty, all are done."""
     before = [client.accepted(audio.tone(400)) for _ in range(3)]
@@ -169,6 +173,7 @@ def test_redis_killed_while_uploads_go_on(stack: Stack, client: Client, keep_dat
         assert len(stack.outcomes(task_id)) == 1
 
 
+@pytest.mark.slow
 def test_a_message_lost_between_queue_and_worker_is_sent_again(stack: Stack, client: Client) -> None:
     """A message that Redis handed out to nobody is found by evidence and sent again."""
     for worker in stack.workers:
@@ -201,6 +206,7 @@ def test_postgresql_away(stack: Stack, client: Client) -> None:
     assert client.until(client.accepted(audio.tone(440)))["state"] == "PROCESSED"
 
 
+@pytest.mark.slow
 def test_the_store_away(stack: Stack, client: Client) -> None:
     """A store that refuses for a moment is waited for by workers: the task ends PROCESSED at its first attempt."""
     for worker in stack.workers:
@@ -216,6 +222,7 @@ def test_the_store_away(stack: Stack, client: Client) -> None:
     assert right(client, task_id, 800)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["bytes arrive", "object is written"])
 def test_killing_the_api_in_an_upload(stack: Stack, client: Client, moment: str) -> None:
     """kill -9 of an API instance during an upload: the client sees a broken connection; no row and no object stay."""
@@ -252,6 +259,7 @@ def test_killing_the_api_in_an_upload(stack: Stack, client: Client, moment: str)
     )
 
 
+@pytest.mark.slow
 def test_sigterm_of_an_api_lets_uploads_finish(stack: Stack, client: Client) -> None:
     """An upload that is under way when its instance is told to end is answered 200 and converted."""
     web = stack.webs[1]
@@ -272,6 +280,7 @@ def test_sigterm_of_an_api_lets_uploads_finish(stack: Stack, client: Client) -> 
     assert client.until(answers[0].body["task"]["id"])["state"] == "PROCESSED"
 
 
+@pytest.mark.slow
 def test_sigterm_of_a_worker_lets_its_conversion_finish(stack: Stack, client: Client) -> None:
     """A conversion that runs when its worker is told to end is finished at its first attempt, and the worker ends."""
     task_id = client.accepted(SLOW)
@@ -315,6 +324,14 @@ def test_changes_and_removals_at_once(stack: Stack, client: Client) -> None:
         )
     for task_id in set(task_ids) - set(kept):
         wait_for(lambda task_id=task_id: not stack.objects(task_id), "nothing of a removed task is left")  # type: ignore[misc]
+
+
+@pytest.mark.slow
+def test_a_short_chaos(stack: Stack) -> None:
+    """Twenty seconds of uploads among faults chosen by a fixed seed: nothing lost, doubled, stuck or wrong."""
+    books = run(stack, 20, seed=3, rate=2, pause=2)
+    assert books.accepted > 10
+    assert books.balance(), books.table()
 
 
 def test_the_books_balance(stack: Stack) -> None:
