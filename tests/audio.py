@@ -63,6 +63,18 @@ def make(
     return path
 
 
+def hum(path: Path, seconds: float) -> Path:
+    """A long FLAC file, made in no time: one tone."""
+    run("-f", "lavfi", "-i", f"sine=440:r=44100:d={seconds}", "-ac", "2", "-compression_level", "0", "-f", "flac", path)
+    return path
+
+
+def make_from(source: Path, path: Path, *options: str) -> Path:
+    """Another file made from one, by ffmpeg alone."""
+    run("-i", source, *options, path)
+    return path
+
+
 def png(width: int = 32, height: int = 32, seed: int = 1) -> bytes:
     """A small picture."""
     rows = b"".join(

@@ -95,6 +95,9 @@ def check(convert: Convert, folder: Path, name: str, target: str) -> None:
         return
     assert done.result["durationSeconds"] == pytest.approx(seconds, abs=0.12)
     if seconds >= 1:
+        if done.result["channels"] != channels:
+            # Six channels mixed to two and then to one are not six mixed to one.
+            source = audio.make_from(source, folder / f"mixed.{name}.wav", "-ac", str(done.result["channels"]))
         # Each hop is compared in what both can hold: one channel at 8 kHz.
         worst = {"eac3": 8, "ac3": 8}.get(target, 12)
         assert audio.signal_to_noise(audio.mono(source), audio.mono(done.path)) > worst
