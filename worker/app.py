@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from celery.signals import setup_logging, worker_init, worker_process_init
 from environs import Env
+from kombu.transport import redis as kombu_redis
 
 from worker import tasks
 from worker.contract.logs import set_up_logs
@@ -33,6 +34,24 @@ except SettingsError as error:
     sys.stderr.write(f"SWNube's worker cannot start: {error}\n")
     sys.exit(2)
 
+
+class _Acknowledgements(kombu_redis.QoS):
+    """Celery's own forgets to let go of a message that it could not acknowledge: Redis away as a job ends.
+
+    It only logs the failure, counts the message as in hand, and with one message at a time never asks for another, so
+    never finds out that its connection is gone: a worker that looks alive and does nothing. Let go of here, the worker
+    asks for the next one and connects anew. The copy that Redis keeps is refused when it is delivered again.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except BaseException:
+            super(kombu_redis.QoS, self).ack(delivery_tag)
+            raise
+
+
+kombu_redis.Channel.QoS = _Acknowledgements
 app = make_celery(_addresses)
 _pipeline: list[Pipeline] = []
 _transcoder: list[Transcoder] = []

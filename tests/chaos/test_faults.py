@@ -173,6 +173,20 @@ def test_redis_killed_while_uploads_go_on(stack: Stack, client: Client, keep_dat
         assert len(stack.outcomes(task_id)) == 1
 
 
+def test_redis_away_as_a_job_ends(stack: Stack, client: Client) -> None:
+    """A worker that cannot acknowledge its message goes on to the next one when Redis is back."""
+    task_id = client.accepted(SLOW)
+    worker, ffmpeg = at_work(stack)
+    spare = other(stack, worker)
+    spare.kill()
+    stack.redis_tap.refuse()
+    ffmpeg.send_signal(signal.SIGCONT)
+    client.until(task_id)
+    stack.redis_tap.restore()
+    assert client.until(client.accepted(audio.tone(900)))["state"] == "PROCESSED"
+    spare.start()
+
+
 @pytest.mark.slow
 def test_a_message_lost_between_queue_and_worker_is_sent_again(stack: Stack, client: Client) -> None:
     """A message that Redis handed out to nobody is found by evidence and sent again."""
