@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.audio import make, samples, tagged_mp3
 from tests.browser.conftest import PASSWORD, PROJECT, Service
-from tests.services import wait_for
+from tests.services import Tap, wait_for
 
 Open = Callable[..., Page]
 SignIn = Callable[..., tuple[Page, str]]
@@ -45,16 +45,16 @@ def violations(page: Page) -> list[str]:
 
 
 class Line:
-    """The page's line to the service, as bad as a test wants it."""
+    """The page's line to the service, as slow as a test wants it."""
 
     def __init__(self, page: Page) -> None:
         self._session = page.context.new_cdp_session(page)
         self._session.send("Network.enable")
 
-    def set(self, bytes_per_second: int = -1, *, cut: bool = False) -> None:
-        """Slow uploads down, -1 not at all, or cut the line, also for what is under way."""
+    def set(self, bytes_per_second: int = -1) -> None:
+        """Slow uploads down; -1 makes them fast again."""
         self._session.send("Network.emulateNetworkConditions", {
-            "offline": cut, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second})  # fmt: skip
+            "offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second})  # fmt: skip
 
 
 def test_a_person_goes_the_whole_path(open_page: Open, service: Service, tmp_path: Path) -> None:
@@ -213,18 +213,21 @@ def test_an_upload_shows_true_bytes_and_can_be_cancelled_and_sent_again(
 
 
 def test_a_lost_connection_is_told_and_made_good(sign_in: SignIn, service: Service, tmp_path: Path) -> None:
-    """An upload that breaks in the middle goes again by itself when the line is back, once; the list says it is cut off."""
-    page, email = sign_in()
-    line = Line(page)
-    line.set(100_000)
-    convert(page, make(tmp_path / "long.wav", 12))
-    wait_for(lambda: page.locator("#uploads progress").evaluate("bar => bar.value"), "the bar moves")
-    line.set(cut=True)
-    expect(page.locator("#uploads")).to_contain_text("The connection broke after")
-    line.set()
-    reaches(page, "long.wav", "PROCESSED")
-    expect(page.locator("#connection")).to_be_hidden()
-    assert len(service.tasks(email)) == 1
+    """An upload that breaks in the middle goes again by itself when the line is back, once; the page says it is cut off."""
+    with Tap(int(service.url.rpartition(":")[2])) as tap:
+        page, email = sign_in(origin=f"http://127.0.0.1:{tap.port}")
+        line = Line(page)
+        line.set(100_000)
+        convert(page, make(tmp_path / "long.wav", 12))
+        wait_for(lambda: page.locator("#uploads progress").evaluate("bar => bar.value"), "the bar moves")
+        tap.refuse()
+        expect(page.locator("#uploads")).to_contain_text(re.compile("The connection broke after .* Trying again"))
+        expect(page.locator("#connection")).to_contain_text("The connection is lost", timeout=DONE)
+        line.set()
+        tap.restore()
+        reaches(page, "long.wav", "PROCESSED")
+        expect(page.locator("#connection")).to_be_hidden()
+        assert len(service.tasks(email)) == 1
 
 
 def test_a_reload_in_the_middle_loses_nothing(sign_in: SignIn, tmp_path: Path) -> None:
