@@ -84,11 +84,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             raise RuntimeError(f"The service ended: {log.read_text()[-3000:]}")
         try:
             return requests.get(f"{url}/readyz", timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:  # not there yet, or slow on a busy machine
             return False
 
     try:
-        wait_for(ready, "the service", 90)
+        wait_for(ready, "the service", 150)
         yield Service(url)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -110,7 +110,7 @@ def browser() -> "Iterator[Browser]":
 
 @pytest.fixture
 def open_page(browser: "Browser", service: Service, request: pytest.FixtureRequest) -> "Iterator[Callable[..., Page]]":
-    """Open the page in a browser of its own: `open_page(locale=…, color_scheme=…, viewport=…)`.
+    """Open the page in a browser of its own: `open_page(origin=…, locale=…, color_scheme=…, viewport=…)`.
 
     At the test's end no script error, refused policy or other complaint may stand in any console; only answers that
     are no success are logged there by the browser itself. A picture of each page is kept in build/browser/.
@@ -118,7 +118,7 @@ def open_page(browser: "Browser", service: Service, request: pytest.FixtureReque
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
-    def start(**options: Any) -> "Page":
+    def start(origin: str = service.url, **options: Any) -> "Page":
         context = browser.new_context(**{"locale": "en-GB", "viewport": {"width": 1100, "height": 800}, **options})
         contexts.append(context)
         page = context.new_page()
@@ -128,7 +128,7 @@ def open_page(browser: "Browser", service: Service, request: pytest.FixtureReque
             complaints.append(message.text)
             if message.type in ("error", "warning") and "Failed to load resource" not in message.text else None
         ))  # fmt: skip
-        page.goto(service.url)
+        page.goto(origin)
         return page
 
     yield start

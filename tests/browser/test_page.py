@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.audio import make, samples, tagged_mp3
 from tests.browser.conftest import PASSWORD, PROJECT, Service
-from tests.services import wait_for
+from tests.services import Tap, wait_for
 
 Open = Callable[..., Page]
 SignIn = Callable[..., tuple[Page, str]]
@@ -44,13 +44,17 @@ def violations(page: Page) -> list[str]:
     return [f"{one['id']}: {[node['html'][:120] for node in one['nodes']]}" for one in found]
 
 
-def throttle(page: Page, bytes_per_second: int) -> Any:
-    """Slow the line down; -1 makes it fast again."""
-    line = page.context.new_cdp_session(page)
-    line.send("Network.enable")
-    line.send("Network.emulateNetworkConditions", {
-        "offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second})  # fmt: skip
-    return line
+class Line:
+    """The page's line to the service, as slow as a test wants it."""
+
+    def __init__(self, page: Page) -> None:
+        self._session = page.context.new_cdp_session(page)
+        self._session.send("Network.enable")
+
+    def set(self, bytes_per_second: int = -1) -> None:
+        """Slow uploads down; -1 makes them fast again."""
+        self._session.send("Network.emulateNetworkConditions", {
+            "offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second})  # fmt: skip
 
 
 def test_a_person_goes_the_whole_path(open_page: Open, service: Service, tmp_path: Path) -> None:
@@ -191,7 +195,8 @@ def test_an_upload_shows_true_bytes_and_can_be_cancelled_and_sent_again(
 ) -> None:
     """Over a slow line the bar moves by the bytes that left; cancelled, no task is there; sent again, it is converted."""
     page, email = sign_in()
-    line = throttle(page, 300_000)
+    line = Line(page)
+    line.set(100_000)
     convert(page, make(tmp_path / "long.wav", 12))
     bar = page.locator("#uploads progress")
     seen = {wait_for(lambda: bar.evaluate("bar => bar.value"), "the bar moves")}
@@ -200,7 +205,7 @@ def test_an_upload_shows_true_bytes_and_can_be_cancelled_and_sent_again(
     page.get_by_role("button", name="Cancel long.wav").click()
     expect(page.locator("#uploads")).to_contain_text("Cancelled.")
     assert service.tasks(email) == []
-    line.detach()
+    line.set()
     page.get_by_role("button", name="Send long.wav again").click()
     reaches(page, "long.wav", "PROCESSED")
     expect(page.locator("#uploads")).to_be_hidden()
@@ -208,18 +213,21 @@ def test_an_upload_shows_true_bytes_and_can_be_cancelled_and_sent_again(
 
 
 def test_a_lost_connection_is_told_and_made_good(sign_in: SignIn, service: Service, tmp_path: Path) -> None:
-    """An upload that breaks in the middle goes again by itself when the line is back, once; the list says it is cut off."""
-    page, email = sign_in()
-    line = throttle(page, 300_000)
-    convert(page, make(tmp_path / "long.wav", 12))
-    wait_for(lambda: page.locator("#uploads progress").evaluate("bar => bar.value"), "the bar moves")
-    line.detach()
-    page.context.set_offline(True)
-    expect(page.locator("#uploads")).to_contain_text("The connection broke after")
-    page.context.set_offline(False)
-    reaches(page, "long.wav", "PROCESSED")
-    expect(page.locator("#connection")).to_be_hidden()
-    assert len(service.tasks(email)) == 1
+    """An upload that breaks in the middle goes again by itself when the line is back, once; the page says it is cut off."""
+    with Tap(int(service.url.rpartition(":")[2])) as tap:
+        page, email = sign_in(origin=f"http://127.0.0.1:{tap.port}")
+        line = Line(page)
+        line.set(100_000)
+        convert(page, make(tmp_path / "long.wav", 12))
+        wait_for(lambda: page.locator("#uploads progress").evaluate("bar => bar.value"), "the bar moves")
+        tap.refuse()
+        expect(page.locator("#uploads")).to_contain_text(re.compile("The connection broke after .* Trying again"))
+        expect(page.locator("#connection")).to_contain_text("The connection is lost", timeout=DONE)
+        line.set()
+        tap.restore()
+        reaches(page, "long.wav", "PROCESSED")
+        expect(page.locator("#connection")).to_be_hidden()
+        assert len(service.tasks(email)) == 1
 
 
 def test_a_reload_in_the_middle_loses_nothing(sign_in: SignIn, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ export class Uploads {
     const settings = this.settings.value(false);
     for (const entry of this.staged.filter((one) => !one.wrong).slice(0, PLANNED)) {
       if (round !== this.planning || !settings) return;
-      entry.facts ??= (await probe(entry.file).catch(() => null)) ?? {};
+      await this.look(entry);
       if (!entry.facts.codec) {
         entry.say(t("unplanned"));
         continue;
@@ -176,18 +176,24 @@ export class Uploads {
     }));
   }
 
-  start() {
+  async start() {
     const settings = this.settings.checked();
     const fit = this.staged.filter((entry) => !entry.wrong);
     if (!settings || !fit.length) return;
     this.complain("");
-    for (const entry of fit) {
-      entry.element.remove();
-      this.enqueue(entry.file, fitted(settings, entry.facts?.durationSeconds));
-    }
     this.staged = this.staged.filter((entry) => entry.wrong);
     this.showStaged();
-    this.pump();
+    for (const entry of fit) entry.element.remove();
+    for (const entry of fit) {
+      if (settings.shrinks) await this.look(entry); // how long it is decides what is asked
+      this.enqueue(entry.file, fitted(settings, entry.facts?.durationSeconds));
+      this.pump();
+    }
+  }
+
+  /** Find out what a chosen file is, once. */
+  async look(entry) {
+    entry.facts ??= (await probe(entry.file).catch(() => null)) ?? {};
   }
 
   enqueue(file, settings) {
