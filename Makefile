@@ -1,7 +1,7 @@
 # The project's commands. `make help` lists them: every target with a ## comment.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
 MINUTES ?= 10
 SEED ?= 1
 
@@ -22,7 +22,7 @@ test-slow: dev-tools ## Run what `make test` leaves out for its length: every in
 
 test-browser: ## Use the page in a real Chromium, which the system must have
 	@$(PYTHON) deploy/local/prepare.py requirements/browser.txt
-	@$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/browser
 
 chaos: dev-tools ## Break everything at random under load, then check the books: MINUTES (10), SEED (1)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
