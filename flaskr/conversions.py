@@ -536,7 +536,10 @@ class Conversions:
             self._queue.send(job)
         except QueueUnavailable as error:
             log.warning("task.unsent", task=task.id, attempt=task.attempt, reason=str(error))
-            self._change(task.id, Task.attempt == task.attempt, Task.state == State.UPLOADED, sent_at=None)
+            # It was counted before it was sent; a message that never went out is no announcement in vain.
+            self._change(
+                task.id, Task.attempt == task.attempt, Task.state == State.UPLOADED, sent_at=None, sends=Task.sends - 1
+            )
             return False
         return True
 

@@ -1,6 +1,7 @@
 """Two calls for one task at the same moment, interleaved exactly where it hurts."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy
@@ -11,6 +12,7 @@ from flaskr.db import db
 from flaskr.models import State, Task
 from tests.api.conftest import Hand, Person, ana, app, database_url, hand, make_app, postgres_template
 from tests.api.test_tasks import age, objects, put_result, sweep
+from worker.contract.settings import Addresses
 
 __all__ = ["ana", "app", "database_url", "hand", "make_app", "postgres_template"]  # fixtures
 
@@ -82,3 +84,21 @@ def test_rows_stay_as_they_were_read(app: Flask, ana: Person) -> None:
         assert task.state is State.UPLOADED
         assert not db.session().in_transaction()
         db.session.remove()
+
+
+def test_redis_away_for_long_is_no_message_lost(
+    app: Flask, make_app: Callable[..., Flask], tmp_path: Path, ana: Person
+) -> None:
+    """However often the sweeper finds Redis away, the task is not counted as announced in vain, and is sent after."""
+    task_id = ana.upload().get_json()["task"]["id"]
+    cut_off = make_app(addresses=Addresses("unix:///nowhere/redis.sock", f"file://{tmp_path}/store"))
+    with app.app_context():
+        db.session.execute(sqlalchemy.update(Task).values(sent_at=None, sends=0))
+        db.session.commit()
+    for _ in range(15):
+        sweep(cut_off)
+    with app.app_context():
+        assert db.session.execute(sqlalchemy.select(Task.sends, Task.sent_at)).one() == (0, None)
+        db.session.remove()
+    assert sweep(app)["message_unsent"] == 1
+    assert ana.task(task_id)["state"] == "UPLOADED"
