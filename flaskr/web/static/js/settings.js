@@ -49,7 +49,7 @@ export class Settings {
   }
 
   pick(newFormat, values, preset) {
-    this.format.value = newFormat;
+    this.format.value = this.built = newFormat; // the select runs ahead of the fields while it changes
     this.preset.value = preset;
     const known = this.outputs[newFormat].options;
     const wasOpen = this.options.querySelector("details")?.open ?? false;
@@ -91,7 +91,7 @@ export class Settings {
 
   /** Return {newFormat, options, shrinks}, or null where a field is wrong, which `complaining` shows. */
   value(complaining = true) {
-    const known = this.outputs[this.format.value].options;
+    const known = this.outputs[this.built].options;
     const options = {};
     const wrong = {};
     for (const [name, field] of Object.entries(this.fields)) {
@@ -117,7 +117,7 @@ export class Settings {
       for (const [name, field] of Object.entries(this.fields)) field.complain(wrong[name] ?? "");
     }
     if (!names.length) {
-      return { newFormat: this.format.value, options, shrinks: PRESETS[this.preset.value]?.shrinks ?? false };
+      return { newFormat: this.built, options, shrinks: PRESETS[this.preset.value]?.shrinks ?? false };
     }
     if (complaining) this.firstWrong = this.fields[names[0]];
     return null;
