@@ -101,6 +101,7 @@ REQUIRED = frozenset({"files", "network", "limits"})
 
 # A damaged input still gives a result, with a warning, when at least this share of it could be read.
 _LEAST_READABLE = 0.5
+_LEAST_SAMPLES = 32
 # Decoding a result must not cost more than this share of the conversion, so that all checks together stay under a tenth. Short ones
 # are always decoded: there it is a matter of milliseconds.
 _CHECKING_SHARE = 0.08
@@ -248,10 +249,15 @@ class _Job:
 
     def _plan(self, probe: Probe) -> Plan:
         try:
-            return plan(probe, self._target, self._options)
+            planned = plan(probe, self._target, self._options)
         except OptionError as error:
             sentences = [f"{name}: {' '.join(messages)}" for name, messages in error.errors.items()]
             raise Unconvertible("bad_options", " ".join(sentences)) from error
+        kind = (self._facts.get("cover") or {}).get("mime")
+        if planned.keeps_cover and OUTPUTS[self._target].tags == "mp4" and kind not in ("image/jpeg", "image/png"):
+            notice = Notice("cover_lost", f"{self._target} holds covers in JPEG or PNG only: this one is left out.")
+            return replace(planned, keeps_cover=False, warnings=(*planned.warnings, notice))
+        return planned
 
     def probe(self) -> Probe:
         """What the input is: from its headers where they are plain, else from ffmpeg."""
@@ -510,6 +516,8 @@ class _Job:
             cover_file=cover_file,
             chapters=chapter_rows,
         )
+        if run.account.samples_in is not None and run.account.samples_in < _LEAST_SAMPLES:
+            raise Unconvertible("damaged_input", "There is next to no audio in the file: upload a complete copy.")
         heard = self._hear(path, planned, wanted, run, facts)
         stream, seconds = heard.stream, heard.seconds
         warnings = list(planned.warnings)
@@ -520,7 +528,7 @@ class _Job:
                 warnings.append(Notice("damaged_input", "Some of the recording is damaged; it was copied as it is."))
             else:
                 differences.append(heard.faults)
-        differences += _missing(facts, tags, planned, chapters)
+        differences += _missing(facts, tags, planned, chapters, warnings)
         if differences:
             raise Unconvertible("verification_failed", f"The result was thrown away: {'; '.join(differences)}.")
         if self._facts.get("unreadable"):
@@ -568,6 +576,8 @@ class _Job:
             facts.update(_read_metadata(self._folder / "check.txt"))
         account = decoded.account
         if account.stream is None or decoded.ended.code:
+            if planned.copied:
+                raise Unconvertible("damaged_input")
             raise Unconvertible("verification_failed", "The result could not be decoded to its end.")
         if not faults and (account.complaint_count or account.decode_errors):
             faults = "it does not decode without errors"
@@ -618,7 +628,10 @@ class _Job:
                         f"The recording should last {promised:.1f} s, but only {whole:.1f} s could be read.",
                     )
                 )
-        if account.complaint_count or account.decode_errors:
+        if self._facts.get("unfinished"):
+            message = "The recording stops without its end mark: it was cut short."
+            warnings.append(Notice("truncated_input", message))
+        if account.complaint_count or account.decode_errors or "damaged" in account.facts:
             warnings.append(
                 Notice("damaged_input", "Parts of the recording are damaged and were left out or may sound wrong.")
             )
@@ -734,7 +747,7 @@ class _Job:
             raise self._unreadable(run)
         if "no_decoder" in account.facts or account.stream.codec in account.refused:
             raise Unconvertible("unsupported_codec")
-        if not account.samples_in:
+        if not account.samples_in or account.decode_errors or "invalid" in account.facts or "damaged" in account.facts:
             raise Unconvertible("damaged_input")
         raise Unconvertible("conversion_failed")
 
@@ -748,7 +761,7 @@ class _Job:
         if "memory" in facts or run.ended.code in (-signal.SIGKILL,):
             return Unconvertible("out_of_memory")
         if run.account.container is None:
-            return Unconvertible("damaged_input" if self._facts.get("known") else "not_audio")
+            return Unconvertible("damaged_input" if self._facts.get("familiar") else "not_audio")
         if "no_decoder" in facts and not run.account.other_streams:
             return Unconvertible("unsupported_codec")
         return Unconvertible("no_audio_stream")
@@ -899,14 +912,23 @@ def _differences(planned: Plan, stream: Any, facts: Mapping[str, Any]) -> list[s
 
 
 def _missing(
-    facts: Mapping[str, Any], tags: Mapping[str, Any], planned: Plan, chapters: Sequence[Chapter]
+    facts: Mapping[str, Any],
+    tags: Mapping[str, Any],
+    planned: Plan,
+    chapters: Sequence[Chapter],
+    warnings: list[Notice],
 ) -> list[str]:
     """Which tags, cover or chapters are not in the result."""
     found = []
     there = set(facts.get("tags", {}))
-    lost = sorted(name for name in tags if name not in there and reader.vorbis_name(name))
-    if lost and planned.keeps_tags:
-        found.append(f"tags are missing: {', '.join(lost[:5])}")
+    lost = sorted(name for name in tags if name not in there)
+    standard = [name for name in lost if name in reader.STANDARD_NAMES]
+    if standard:
+        found.append(f"tags are missing: {', '.join(standard[:5])}")
+    elif lost:
+        warnings.append(
+            Notice("tags_lost", f"{planned.target} cannot hold tags of these names: {', '.join(lost[:5])}.")
+        )
     if planned.keeps_cover and not facts.get("cover"):
         found.append("the cover is missing")
     if planned.keeps_chapters and len(facts.get("chapters", [])) != len(chapters):

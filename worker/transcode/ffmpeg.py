@@ -66,7 +66,9 @@ class Ffmpeg:
         """Arguments that open ``source``, a bare file name in the working directory, and nothing else ever."""
         codecs = ",".join(name for name in _DECODERS if name in self.decoders)
         lists = ["-protocol_whitelist", "file", "-format_whitelist", ",".join(_DEMUXERS), "-codec_whitelist", codecs]
-        return [*lists, *(["-f", demuxer] if demuxer else []), "-i", f"file:{source}"]
+        # FLAC's frames carry checksums that ffmpeg looks at only when told to; without them damage is a click in the result.
+        checks = ["-err_detect", "crccheck"] if demuxer == "flac" else []
+        return [*lists, *checks, *(["-f", demuxer] if demuxer else []), "-i", f"file:{source}"]
 
     def start(self, verbosity: str = "verbose") -> list[str]:
         """The first arguments of every call."""
@@ -261,6 +263,8 @@ _MARKS = (
     ("no_decoder", "Decoder (codec"),
     ("memory", "Cannot allocate memory"),
     ("large", "File too large"),
+    ("damaged", "CRC mismatch"),
+    ("damaged", "CRC error"),
     ("encrypted", "encrypted"),
 )
 _LINE = re.compile(

@@ -103,6 +103,8 @@ _DROPPED = frozenset(
     encoding_tool duration bps number_of_frames number_of_bytes isvbr devicename software
     """.split()  # noqa: SIM905 - a list of words reads better as one
 )
+STANDARD_NAMES = frozenset(name for name, *_ in _NAMES)
+"""Names that every container with tags can hold. Others may get lost where a container's own rules forbid them."""
 _LOUDNESS_TAGS = ("replaygain_", "r128_")
 
 Tags = dict[str, list[str]]
@@ -354,8 +356,21 @@ def _read_ogg(path: str) -> _Facts:
     kbps = round(os.path.getsize(path) * 8 / audio.info.length / 1000)
     return _Facts(
         _guarded(lambda: _vorbis_facts(audio.tags)), container="ogg", codec=codec, sample_rate_hz=rate, channels=channels,
-        duration_seconds=audio.info.length, duration_exact=True, bitrate_kbps=kbps, demuxer="ogg",
+        duration_seconds=audio.info.length, duration_exact=True, bitrate_kbps=kbps, demuxer="ogg", unfinished=_lacks_end(path),
     )  # fmt: skip
+
+
+def _lacks_end(path: str) -> bool:
+    """Whether an Ogg file's last page is torn or is not marked as the last: then the file was cut short."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as handle:
+        handle.seek(max(0, size - 131_072))
+        tail = handle.read()
+    at = tail.rfind(b"OggS")
+    if at < 0 or at + 27 > len(tail):
+        return True
+    table = tail[at + 27 : at + 27 + tail[at + 26]]
+    return not tail[at + 5] & 4 or at + 27 + tail[at + 26] + sum(table) > len(tail)
 
 
 _MP4_CODECS = {"alac": "alac", "mp4a.40.2": "aac"}
@@ -492,13 +507,17 @@ def inspect(path: str, cover_file: str | None = COVER_FILE) -> dict[str, Any]:
     """
     with open(path, "rb") as handle:
         head = handle.read(16)
+    familiar = False
     try:
-        facts = _reader_for(head)(path)
+        read = _reader_for(head)
+        familiar = True
+        facts = read(path)
         facts["known"] = True
     except Exception:  # noqa: BLE001 - mutagen raises all sorts on damaged files; ffmpeg decides then
         facts = _guarded(lambda: _foreign_tags(path))
         facts["known"] = False
         facts["encrypted"] = _is_encrypted(path, head)
+    facts["familiar"] = familiar
     cover = facts.pop("cover", None)
     if cover and cover_file:
         with open(cover_file, "wb") as out:
@@ -652,7 +671,7 @@ def _write_mp4(tags: Any, values: Tags, cover: bytes | None) -> None:
             tags["cpil"] = texts[0] not in ("0", "false")
         elif name in _TO_MP4:
             tags[_TO_MP4[name]] = texts
-        else:
+        elif ":" not in name and name.isascii():
             tags[f"----:com.apple.iTunes:{name}"] = [mp4.MP4FreeForm(text.encode()) for text in texts]
     kind = image_type(cover) if cover else None
     if cover and kind in ("image/jpeg", "image/png"):

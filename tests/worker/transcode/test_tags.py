@@ -74,3 +74,26 @@ def test_tags_of_many_values_and_odd_names_do_no_harm(convert: Convert, tmp_path
         back = convert(done.path, "flac").source.tags
         assert back["artist"] in (("One", "Two"), ("One; Two",)), target
         assert back["lyrics"][0].count("la") > 19_000, target
+
+
+def test_a_cover_that_the_format_cannot_hold_is_left_out_and_told(convert: Convert, tmp_path: Path) -> None:
+    """MP4 takes JPEG and PNG; a GIF does not make the conversion fail."""
+    source = audio.tagged_mp3(tmp_path / "a.mp3", cover=b"GIF89a" + bytes(200))
+    result = convert(source, "m4a").result
+    assert result["cover"] is False
+    assert "cover_lost" in {notice["code"] for notice in result["warnings"]}
+
+
+@pytest.mark.parametrize("target", TAGGED)
+def test_odd_tag_names_do_not_make_a_conversion_fail(convert: Convert, tmp_path: Path, target: str) -> None:
+    """Names outside ASCII, with colons, or of one letter are kept or named in a warning; the title is there in any case."""
+    from mutagen import id3
+
+    source = audio.make(tmp_path / "a.mp3", 0.5)
+    tags = id3.ID3()
+    tags.add(id3.TIT2(encoding=3, text=["x"]))
+    for name in ("ключ", "a", "a:b:c", "=", "  ", "tab\tname", "x" * 300, "APIC", "id3", "[STREAM]", "CHAPTER001"):
+        tags.add(id3.TXXX(encoding=3, desc=name, text=["value"]))
+    tags.save(source)
+    done = convert(source, target)
+    assert convert(done.path, "flac").source.tags["title"] == ("x",)
