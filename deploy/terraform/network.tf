@@ -106,8 +106,8 @@ resource "google_compute_firewall" "ssh" {
 }
 
 # A worker opens files that strangers made. It may speak to Redis and the API inside, and HTTP(S) outside; nothing else.
-# No rule of a network can close the way to the metadata server: ffmpeg runs in a network namespace of its own instead,
-# which has no interface at all.
+# No rule of a network can close the way to the metadata server: the worker takes sockets of every kind from ffmpeg
+# instead, before it reads the first byte.
 resource "google_compute_firewall" "worker_out" {
   name                    = "${var.name}-worker-out"
   network                 = google_compute_network.main.id
