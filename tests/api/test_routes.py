@@ -1,5 +1,6 @@
 """What holds for all routes: authentication, documents, health."""
 
+import re
 from typing import Any
 
 import pytest
@@ -74,11 +75,15 @@ def test_health_and_metrics(app: Flask, ana: Person) -> None:
     assert 'swnube_http_requests_total{method="POST",route="/api/tasks",status="200"}' in text
 
 
-def test_the_page_names_the_formats(app: Flask) -> None:
-    """GET / is a page in HTML that lists what can be made."""
-    answer = app.test_client().get("/")
+def test_the_page_comes_with_all_its_files(app: Flask) -> None:
+    """GET / is a page in HTML; every script, style and picture that it names comes from here."""
+    client = app.test_client()
+    answer = client.get("/")
     assert (answer.status_code, answer.mimetype) == (200, "text/html")
-    assert "flac" in answer.text
+    files = re.findall(r'(?:src|href)="(/static/[^"]+)"', answer.text)
+    assert len(files) >= 2
+    for name in files:
+        assert client.get(name).status_code == 200, name
 
 
 def test_formats_tells_ranges_and_the_plan(app: Flask, ana: Person) -> None:

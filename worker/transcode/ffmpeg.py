@@ -120,6 +120,9 @@ def filters(plan: Plan, options: Options, duration: float | None, gain: Sequence
     # ffmpeg 9 takes the first frame's size for all, and after an MP3's skipped start that may be 47 samples: FLAC then
     # takes 8 times as long and grows, and WavPack refuses.
     frame = {"flac": 4096, "wavpack": max(256, plan.sample_rate_hz // 2)}.get(plan.codec)
+    if any(notice.code == "downmixed" for notice in plan.warnings):
+        # Without it ffmpeg sums the channels at full level where samples are floating point, and the sum clips.
+        chain.append("aresample=rematrix_maxval=1")
     if frame:
         chain += [f"aresample={plan.sample_rate_hz}", f"asetnsamples=n={frame}:p=0"]
     return chain
