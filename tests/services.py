@@ -437,14 +437,17 @@ class GcsEmulator(Service):
         return name
 
 
+Alteration = Callable[[bytes], bytes]  # of one piece of what passes a Tap
+
+
 class Tap:
     """A TCP proxy on 127.0.0.1 between clients and servers, for faults on the wire.
 
     With several servers it is a balancer: they take turns, and one that refuses is passed over.
 
     `cut()` resets the connections of the moment; `refuse()` also lets no new one in; `hang()` passes no byte on, in
-    either direction; `delay(seconds)` holds every piece back; `restore()` ends all that. `connections` counts those
-    that were ever accepted.
+    either direction; `delay(seconds)` holds every piece back; `alter()` changes what passes; `restore()` ends all that.
+    `connections` counts those that were ever accepted.
     """
 
     def __init__(self, *server_ports: int, port: int | None = None) -> None:
@@ -452,6 +455,7 @@ class Tap:
         self.connections = 0
         self._server_ports = server_ports
         self._delay = 0.0
+        self._alter: tuple[Alteration | None, Alteration | None] = None, None
         self._flowing = threading.Event()
         self._flowing.set()
         self._lock = threading.Lock()
@@ -494,9 +498,14 @@ class Tap:
         """Holds every piece of data back for so long before it is passed on."""
         self._delay = seconds
 
+    def alter(self, *, requests: "Alteration | None" = None, answers: "Alteration | None" = None) -> None:
+        """Passes every piece of what clients or servers say through a function; ConnectionError from it cuts."""
+        self._alter = requests, answers
+
     def restore(self) -> None:
         """Ends every fault."""
         self._delay = 0.0
+        self._alter = None, None
         self._flowing.set()
         if self._listener is None:
             self._listen()
@@ -534,21 +543,23 @@ class Tap:
 
     def _relay(self, pair: tuple[socket.socket, socket.socket]) -> None:
         client, server = pair
-        back = threading.Thread(target=self._pump, args=(server, client), name="tap", daemon=True)
+        back = threading.Thread(target=self._pump, args=(server, client, 1), name="tap", daemon=True)
         back.start()
-        self._pump(client, server)
+        self._pump(client, server, 0)
         back.join()
         with self._lock:
             self._pairs.discard(pair)
         for end in pair:
             end.close()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, way: int) -> None:
         try:
             while data := source.recv(65536):
                 if self._delay:
                     time.sleep(self._delay)
                 self._flowing.wait()
+                if alter := self._alter[way]:
+                    data = alter(data)
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)  # half-closed: the other direction may still have something to say
         except OSError:

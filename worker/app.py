@@ -16,11 +16,11 @@ from kombu.transport import redis as kombu_redis
 from worker import tasks
 from worker.contract.logs import set_up_logs
 from worker.contract.queue import Queue, QueueUnavailable, make_celery
-from worker.contract.settings import SettingsError, read_addresses, read_api_url, text
+from worker.contract.settings import SettingsError, read_addresses, read_api_url, text, whole
 from worker.contract.store import open_store
 from worker.pipeline import Pipeline, clear_scratch
 from worker.report import Api
-from worker.transcode import Transcoder
+from worker.transcode import Limits, Transcoder
 
 log = structlog.get_logger()
 _FACTS_SECONDS = 30
@@ -30,6 +30,7 @@ try:
     _addresses = read_addresses(_env)
     _api_url = read_api_url(_env)
     _scratch = Path(text(_env, "SCRATCH_DIR", None) or Path(tempfile.gettempdir()) / "swnube-scratch")
+    _limits = Limits(output_bytes=whole(_env, "MAX_RESULT_BYTES", Limits().output_bytes, 1024, 1 << 40))
 except SettingsError as error:
     sys.stderr.write(f"SWNube's worker cannot start: {error}\n")
     sys.exit(2)
@@ -67,7 +68,7 @@ def _logs(**_: Any) -> None:
 def _worker_begins(**_: Any) -> None:
     """Before the processes are made: find out what ffmpeg can do, and clear up after workers that died."""
     cleared = clear_scratch(_scratch)
-    transcoder = Transcoder()
+    transcoder = Transcoder(_limits)
     _transcoder.append(transcoder)
     log.info("worker.ready", ffmpeg=transcoder.version, protections=transcoder.protections, cleared=cleared)
     facts = {

@@ -37,6 +37,9 @@ def _wav(samples: "array.array[int]") -> bytes:
     return file.getvalue()
 
 
+SLOW = noise(200)  # half a second of ffmpeg's time: enough to catch it
+
+
 def ffmpeg() -> str:
     """The path of the ffmpeg that decodes results here."""
     if found := shutil.which("ffmpeg"):
@@ -46,18 +49,20 @@ def ffmpeg() -> str:
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
+def samples(data: bytes) -> "array.array[int]":
+    """The samples of a file of any format, 16 bits each. Raises CalledProcessError when it is not audio."""
+    command = [ffmpeg(), "-v", "error", "-i", "pipe:0", "-f", "s16le", "-ac", "1", "-ar", str(RATE), "pipe:1"]
+    return array.array("h", subprocess.run(command, input=data, capture_output=True, check=True, timeout=60).stdout)
+
+
 def decode(data: bytes) -> tuple[float, float]:
     """Decode a file of any format; return its pitch in hertz (from its zero crossings) and its length in seconds.
 
     Raises CalledProcessError when it is not audio.
     """
-    raw = subprocess.run(
-        [ffmpeg(), "-v", "error", "-i", "pipe:0", "-f", "s16le", "-ac", "1", "-ar", str(RATE), "pipe:1"],
-        input=data, capture_output=True, check=True, timeout=60,
-    ).stdout  # fmt: skip
-    samples = array.array("h", raw)
+    heard = samples(data)
     # The edges of a lossy file are not the tone; its middle is.
-    middle = samples[len(samples) // 4 : 3 * len(samples) // 4]
+    middle = heard[len(heard) // 4 : 3 * len(heard) // 4]
     crossings = sum(1 for before, after in itertools.pairwise(middle) if before < 0 <= after)
     seconds = len(middle) / RATE
-    return (crossings / seconds if seconds else 0.0), len(samples) / RATE
+    return (crossings / seconds if seconds else 0.0), len(heard) / RATE

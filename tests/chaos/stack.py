@@ -25,6 +25,7 @@ import psycopg2
 import requests
 
 from tests import services
+from tests.chaos import audio
 from tests.services import Service, Tap, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -40,18 +41,22 @@ class Program(Service):
         self.name = name
         super().__init__()
         self._line = command
-        self._environment = environment
+        self.environment: dict[str, str] | None = environment
         self._log_from = 0
         self._wanted = False
 
     def _command(self) -> list[str]:
         return self._line
 
+    def wrap(self, *command: str) -> None:
+        """Have it started by another program, which becomes it."""
+        self._line = [*command, *self._line]
+
     def _spawn(self) -> subprocess.Popen[bytes]:
         self._log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             return subprocess.Popen(
-                self._line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=self._environment,
+                self._line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=self.environment,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -287,7 +292,7 @@ class Stack:
             self.gcs_tap = enter(Tap(self.gcs.port, port=gcs_port))
             self.bucket = self.gcs.create_bucket()
             self.database = self.postgres.create()
-            environment = self._environment()
+            environment = self.environment = self._settle()
             subprocess.run(
                 [sys.executable, "-m", "flask", "--app", "flaskr", "db", "upgrade"],
                 cwd=ROOT, env=environment, check=True, capture_output=True, timeout=60,
@@ -311,7 +316,7 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self._cleanup.close()
 
-    def _environment(self) -> dict[str, str]:
+    def _settle(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return {
             **kept,
@@ -407,3 +412,57 @@ def down(program: Program) -> Iterator[None]:
         yield
     finally:
         program.start()
+
+
+def at_work(stack: Stack) -> tuple[Worker, psutil.Process]:
+    """Wait for the worker that runs an ffmpeg; freeze that ffmpeg."""
+
+    def look() -> tuple[Worker, psutil.Process] | None:
+        for worker in stack.workers:
+            if (process := worker.ffmpeg()) is not None:
+                return worker, process
+        return None
+
+    worker, process = wait_for(look, "a worker runs ffmpeg", every=0.005)
+    process.send_signal(signal.SIGSTOP)
+    return worker, process
+
+
+@contextlib.contextmanager
+def instead(stack: Stack, *, disk: str = "", **settings: str) -> Iterator[Worker]:
+    """One worker with other settings takes the place of all for the length of the block.
+
+    disk: the size of its scratch disk as mount(8) takes it; such a worker lives in a mount namespace of its own.
+    """
+    scratch = stack.scratch / "instead"
+    scratch.mkdir(exist_ok=True)
+    worker = Worker(len(stack.workers) + 1, {**stack.environment, **settings}, stack.webs[0], scratch)
+    if disk:
+        mount = f'mount -t tmpfs -o size={disk},mode=700 tmpfs "$SCRATCH_DIR" && exec "$@"'
+        worker.wrap("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
+    with contextlib.ExitStack() as after:
+        for each in stack.workers:
+            after.enter_context(down(each))
+        after.callback(worker.close)
+        after.enter_context(worker.tap)
+        worker.start()
+        yield worker
+
+
+def off(seconds: float) -> dict[str, str]:
+    """The environment of a process on a host whose clock is ahead by so much."""
+    return {"CLOCK_OFF_SECONDS": str(seconds), "PYTHONPATH": f"{ROOT / 'tests' / 'chaos' / 'skewed'}:{ROOT}"}
+
+
+def other(stack: Stack, worker: Worker) -> Worker:
+    return next(each for each in stack.workers if each is not worker)
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def right(client: Client, task_id: int, hertz: int) -> bool:
+    """Whether the converted file is the tone that was uploaded."""
+    pitch, seconds = audio.decode(client.converted(task_id))
+    return abs(pitch - hertz) < 10 and abs(seconds - 1.0) < 0.1
