@@ -214,6 +214,8 @@ class Client:
     def _plain(self, method: str, path: str, web: Web | None = None, **kwargs: Any) -> Answer:
         self._turn += 1
         url = (web or self._stack.webs[self._turn % len(self._stack.webs)]).url
+        if port := kwargs.pop("port", None):
+            url = f"http://127.0.0.1:{port}"
         began = time.monotonic()
         try:
             reply = requests.request(method, url + path, timeout=kwargs.pop("timeout", 60), **kwargs)
@@ -224,12 +226,12 @@ class Client:
         return Answer(reply.status_code, body, time.monotonic() - began, dict(reply.headers))
 
     def call(self, method: str, path: str, web: Web | None = None, **kwargs: Any) -> Answer:
-        """One request to one instance, in turns unless one is named."""
+        """One request to one instance, in turns unless one, or the port of a balancer, is named."""
         return self._plain(method, path, web, headers=self._headers, **kwargs)
 
-    def upload(self, data: bytes, target: str = "ogg", web: Web | None = None) -> Answer:
+    def upload(self, data: bytes, target: str = "ogg", web: Web | None = None, port: int = 0) -> Answer:
         form = {"filename": "tone.wav", "newFormat": target}
-        return self.call("POST", "/api/tasks", web, data=form, files={"audio": ("upload", data)})
+        return self.call("POST", "/api/tasks", web, port=port, data=form, files={"audio": ("upload", data)})
 
     def accepted(self, data: bytes, target: str = "ogg", web: Web | None = None) -> int:
         """Upload, insist on 200, return the task's id."""

@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -48,12 +48,13 @@ def database_url(postgres_server: services.Postgres, postgres_template: str) -> 
 
 @dataclass(eq=False)
 class Claimed:
-    """A worker at work: what it claimed, and whether its result is in the store."""
+    """A worker at work: what it claimed, whether its result is in the store, and what it reports, maybe repeatedly."""
 
     job: dict[str, Any]
     worker: str
     stored: bool = False
-    reported: bool = False
+    outcome: str = ""
+    one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
 
 def content(job: dict[str, Any]) -> bytes:
@@ -117,21 +118,22 @@ class Life(RuleBasedStateMachine):
             if status == 200:
                 with self.lock:
                     self.claimants[job["task"], job["attempt"]].add(worker)
-                    self.claims.append(Claimed(job, worker))
+                    if not any(claimed.job is job and claimed.worker == worker for claimed in self.claims):
+                        self.claims.append(Claimed(job, worker))
 
     def store(self, number: int) -> None:
         if claimed := self._claimed(number):
-            self._store(claimed)
+            with claimed.one_at_a_time:
+                if not claimed.outcome:
+                    self._store(claimed)
 
     def report(self, number: int) -> None:
         if claimed := self._claimed(number):
-            self._store(claimed)
-            self._report(claimed)
+            self._report(claimed, "done")
 
     def fail(self, number: int) -> None:
         if claimed := self._claimed(number):
-            status = self._hand().fail(claimed.job).status_code
-            self._answered("fail", status, 200, 404, 409)
+            self._report(claimed, "failed")
 
     def sweep(self, number: int) -> None:
         sweep(self.app)
@@ -200,8 +202,8 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Time passes, sweepers sweep, one sound worker works: everything comes to its end, and nothing else stays."""
         for claimed in self.claims:
-            if claimed.stored and not claimed.reported:
-                self._report(claimed)  # the slowest of zombies
+            if claimed.stored and not claimed.outcome:
+                self._report(claimed, "done")  # the slowest of zombies
         for _ in range(30):
             for task_id in self.tasks:
                 self._change(task_id, Task.state == State.PROCESSING, lease_until=from_now(-1))
@@ -210,9 +212,7 @@ class Life(RuleBasedStateMachine):
             sweep(self.app)
             for job in self._hand().jobs():
                 if self._hand().claim(job, "sound").status_code == 200:
-                    claimed = Claimed(job, "sound")
-                    self._store(claimed)
-                    self._report(claimed)
+                    self._report(Claimed(job, "sound"), "done")
             with self.app.app_context():
                 rows = {task.id: task for task in db.session.scalars(select(Task).where(Task.id.in_(self.tasks)))}
                 db.session.remove()
@@ -243,6 +243,8 @@ class Life(RuleBasedStateMachine):
         return self.claims[number % len(self.claims)] if self.claims else None
 
     def _store(self, claimed: Claimed) -> None:
+        if claimed.stored:
+            return
         store = self.app.extensions["store"]
         with store.spool() as file:
             file.write(content(claimed.job))
@@ -252,12 +254,17 @@ class Life(RuleBasedStateMachine):
                 pytest.fail("two workers wrote to one route")
         claimed.stored = True
 
-    def _report(self, claimed: Claimed) -> None:
-        status = self._hand().report(claimed.job).status_code
-        self._answered("report", status, 200, 404, 409)
-        claimed.reported = True
-        if status != 200:
-            self.app.extensions["store"].remove(claimed.job["target"])
+    def _report(self, claimed: Claimed, outcome: str) -> None:
+        """As a worker does: the result first, the same report whenever it is repeated, and away with what is refused."""
+        with claimed.one_at_a_time:
+            claimed.outcome = claimed.outcome or outcome
+            if claimed.outcome == "done":
+                self._store(claimed)
+            hand = self._hand()
+            answer = hand.report(claimed.job) if claimed.outcome == "done" else hand.fail(claimed.job)
+            self._answered("report", answer.status_code, 200, 404, 409)
+            if answer.status_code != 200 and claimed.stored:
+                self.app.extensions["store"].remove(claimed.job["target"])
 
     def _change(self, task_id: int | None, *where: Any, **values: Any) -> None:
         with self.app.app_context():
@@ -281,9 +288,14 @@ def live(app: Flask, redis: services.Redis, examples: int, steps: int) -> None:
     run_state_machine_as_test(
         world,
         settings=settings(
-            max_examples=examples, stateful_step_count=steps, deadline=None, database=None, derandomize=True,
-            suppress_health_check=list(HealthCheck), phases=(Phase.generate,),
-        ),  # fmt: skip
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate,),
+        ),
     )
 
 

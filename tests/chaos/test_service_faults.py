@@ -4,7 +4,10 @@ The service is one for the whole module: every test leaves it as it found it, an
 """
 
 import signal
+import statistics
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 
 import psutil
@@ -13,7 +16,7 @@ import requests
 
 from tests.chaos import audio
 from tests.chaos.stack import Answer, Client, Stack, at_work, other, right
-from tests.services import wait_for
+from tests.services import Tap, wait_for
 
 
 @pytest.mark.parametrize("keep_data", [True, False])
@@ -242,6 +245,33 @@ def test_sigterm_of_an_api_lets_uploads_finish(stack: Stack, client: Client) -> 
     assert client.until(answers[0].body["task"]["id"])["state"] == "PROCESSED"
 
 
+def test_rolling_restarts_behind_a_balancer(stack: Stack, client: Client) -> None:
+    """While every API instance in turn is told to end and started again, no upload fails: the balancer asks another."""
+    stop = threading.Event()
+    answers: list[Answer] = []
+
+    def upload(balancer: Tap) -> None:
+        while not stop.is_set():
+            answers.append(client.upload(audio.tone(880, 0.2), port=balancer.port))
+
+    with Tap(*(web.port for web in stack.webs)) as balancer:
+        threads = [threading.Thread(target=upload, args=(balancer,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for web in stack.webs:
+            wait_for(lambda: len(answers) > 5, "uploads are under way")
+            psutil.Process(web.pid).terminate()
+            wait_for(lambda web=web: not web.up, "the instance has ended")  # type: ignore[misc]
+            web.kill()
+            web.start()
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert {answer.status for answer in answers} == {200}
+    for answer in answers:
+        assert client.until(answer.body["task"]["id"])["state"] == "PROCESSED"
+
+
 def test_changes_and_removals_at_once(stack: Stack, client: Client) -> None:
     """PUT and DELETE from many sides at once: never a 5xx, and after a DELETE nothing of the task is left."""
     task_ids = [client.accepted(audio.tone(440)) for _ in range(4)]
@@ -281,3 +311,32 @@ def test_the_books_balance(stack: Stack) -> None:
     assert [worker.ffmpeg() for worker in stack.workers] == [None, None]
     doubled = stack.rows("SELECT task, attempt FROM outcomes GROUP BY 1, 2 HAVING count(*) > 1")
     assert doubled == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["Redis", "PostgreSQL"])
+def test_a_whole_minute_away(stack: Stack, client: Client, part: str) -> None:
+    """Uploads go on at their pace without Redis, and are refused without PostgreSQL; after it all goes on by itself."""
+    tap = stack.redis_tap if part == "Redis" else stack.postgres_tap
+    before = [client.accepted(audio.tone(440)) for _ in range(4)]
+    answers: list[Answer] = []
+    tap.refuse()
+    away = time.monotonic()
+    while time.monotonic() - away < 60:
+        answers.append(client.upload(audio.tone(550, 0.3)))
+    tap.restore()
+    back = time.monotonic()
+    statuses = Counter(answer.status for answer in answers)
+    if part == "Redis":
+        assert set(statuses) == {200}
+        assert statistics.median(answer.seconds for answer in answers) < 0.5
+    else:
+        assert set(statuses) == {503}
+    first = int(wait_for(lambda: client.upload(audio.tone(660)).body.get("task"), "an upload is accepted", 10)["id"])
+    accepted = [*before, first, *(answer.body["task"]["id"] for answer in answers if answer.status == 200)]
+    if part == "Redis":
+        done = "SELECT 1 FROM tasks WHERE id = ANY(%s) AND finished_at > now() - interval '2 s'"
+        wait_for(lambda: stack.rows(done, accepted), "workers have taken up work again", 10 - (time.monotonic() - back))
+    for task_id in accepted:
+        assert client.until(task_id)["state"] == "PROCESSED"
+        assert len(stack.outcomes(task_id)) == 1
