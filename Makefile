@@ -1,7 +1,7 @@
 # The project's commands. `make help` lists them: every target with a ## comment.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 3 --dist loadfile
 MINUTES ?= 10
 SEED ?= 1
 

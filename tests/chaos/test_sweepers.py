@@ -40,7 +40,7 @@ def change(app: Flask, *where: Any, **values: Any) -> None:
 def sends(app: Flask) -> Counter[int]:
     """How many tasks were announced how many times."""
     with app.app_context():
-        found = Counter(dict(db.session.execute(select(Task.sends, func.count()).group_by(Task.sends))))
+        found = Counter(dict(db.session.execute(select(Task.sends, func.count()).group_by(Task.sends)).all()))
         db.session.remove()
     return found
 
