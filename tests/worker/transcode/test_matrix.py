@@ -93,13 +93,15 @@ def check(convert: Convert, folder: Path, name: str, target: str) -> None:
     if exact and (done.result["bitDepth"] or 0) >= (probe.bit_depth or 0):
         assert audio.samples(done.path) == audio.samples(source)
         return
-    assert done.result["durationSeconds"] == pytest.approx(seconds, abs=0.12)
+    # Raw AAC cannot say that its first frame is the encoder's run-up and that its last one is filled up.
+    frames = 2 * 1_152 / done.result["sampleRateHz"]
+    assert done.result["durationSeconds"] == pytest.approx(seconds, abs=max(0.12, frames))
     if seconds >= 1:
         if done.result["channels"] != channels:
             # Six channels mixed to two and then to one are not six mixed to one.
             source = audio.make_from(source, folder / f"mixed.{name}.wav", "-ac", str(done.result["channels"]))
         # Each hop is compared in what both can hold: one channel at 8 kHz.
-        worst = {"eac3": 8, "ac3": 8}.get(target, 12)
+        worst = {"eac3": 10, "ac3": 10}.get(target, 12)
         assert audio.signal_to_noise(audio.mono(source), audio.mono(done.path)) > worst
 
 
