@@ -524,7 +524,7 @@ class Conversions:
     def _issue(self, task: Task, request: str, *where: ColumnElement[bool], **values: Any) -> bool:
         """Issue a task's next attempt and announce it, if the row is as it was read and as `where` says.
 
-        `task` is then as the row is now.         Whatever an earlier attempt uploads from now on is searched for later.
+        `task` is then what the row has become. Whatever an earlier attempt still uploads is searched for later.
         """
         attempt = task.attempt + 1
         extension = OUTPUTS[values.get("format", task.format)].extension
