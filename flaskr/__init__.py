@@ -37,6 +37,7 @@ def create_app(config: Config | None = None) -> Flask:
     migrate.init_app(app)
     queue = Queue(make_celery(config.addresses), config.addresses)
     store = open_store(config.addresses.storage_url)
+    app.extensions["keys"] = config.keys
     app.extensions["store"] = store
     app.extensions["queue"] = queue
     app.extensions["accounts"] = Accounts(config)

@@ -3,8 +3,10 @@
 import secrets
 import unicodedata
 from dataclasses import dataclass
+from datetime import timedelta
 from threading import BoundedSemaphore
 
+import structlog
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from email_validator import EmailNotValidError, validate_email
@@ -16,6 +18,8 @@ from flaskr.config import Config
 from flaskr.db import db, from_now
 from flaskr.models import Session, User
 from worker.contract.settings import cores
+
+log = structlog.get_logger()
 
 NAME_LENGTH = 64
 EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3, without the angle brackets
@@ -34,6 +38,10 @@ class WrongCredentials(Exception):
     """No account has this e-mail with this password; which of the two is wrong is not told."""
 
 
+class TokenReplayed(Exception):
+    """The refresh token was used before: somebody else has it too, so its session is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who is asking, as their token says."""
@@ -46,11 +54,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a log-in gives: two JWTs, and the access token's life in seconds."""
+    """What a log-in gives: two JWTs with their lives in seconds; stay: whether a browser is to keep the second."""
 
     access: str
-    refresh: str | None
+    refresh: str
     seconds: int
+    refresh_seconds: int
+    stay: bool
 
 
 class Accounts:
@@ -119,8 +129,11 @@ class Accounts:
             errors["user"] = ["There is an account with this user name already."]
         return errors
 
-    def log_in(self, email: str, password: str) -> Tokens:
-        """Begin a session; raises WrongCredentials."""
+    def log_in(self, email: str, password: str, stay: bool = False) -> Tokens:
+        """Begin a session; raises WrongCredentials.
+
+        stay: goes along with the refresh token and its successors, for whoever keeps them.
+        """
         try:
             key = normal_email(email).casefold()
         except ValueError:
@@ -136,21 +149,53 @@ class Accounts:
         )
         db.session.add(session)
         db.session.commit()
-        claims = {"sid": session.id}
-        return Tokens(
-            create_access_token(identity=str(row.id), additional_claims=claims),
-            create_refresh_token(identity=str(row.id), additional_claims=claims),
-            self._config.access_token_seconds,
-        )
+        return self._tokens(row.id, session.id, 0, self._config.refresh_token_seconds, stay)
 
-    def refresh(self, caller: Caller) -> Tokens:
-        """Return a new access token for the session of a refresh token."""
-        access = create_access_token(identity=str(caller.id), additional_claims={"sid": caller.session})
-        return Tokens(access, None, self._config.access_token_seconds)
+    def refresh(self, caller: Caller, rotation: int, stay: bool) -> Tokens:
+        """Return new tokens for the refresh token of that rotation, which is dead from now on.
+
+        Raises TokenReplayed when it was dead already, or dies in a race: of two that use one token, one is not its
+        owner, and nobody can tell which. So the session ends for both. The session's end stays where log-in put it.
+        """
+        turned = db.session.execute(
+            update(Session)
+            .where(
+                Session.id == caller.session,
+                Session.rotation == rotation,
+                Session.ended_at.is_(None),
+                Session.expires_at > from_now(),
+            )
+            .values(rotation=rotation + 1)
+            .returning(Session.expires_at, from_now())
+            .execution_options(synchronize_session=False)
+        ).one_or_none()
+        db.session.commit()
+        if turned is None:
+            self._end(caller.session)
+            log.warning("session.replayed", user=caller.id, session=caller.session, rotation=rotation)
+            raise TokenReplayed
+        left = max(1, int((turned[0] - turned[1]).total_seconds()))
+        return self._tokens(caller.id, caller.session, rotation + 1, left, stay)
+
+    def _tokens(self, user_id: int, session: str, rotation: int, left: int, stay: bool) -> Tokens:
+        claims = {"sid": session}
+        renewing = {**claims, "rot": rotation, "stay": stay}
+        return Tokens(
+            create_access_token(identity=str(user_id), additional_claims=claims),
+            create_refresh_token(
+                identity=str(user_id), additional_claims=renewing, expires_delta=timedelta(seconds=left)
+            ),
+            self._config.access_token_seconds, left, stay,
+        )  # fmt: skip
 
     def log_out(self, caller: Caller) -> None:
         """End the session: its tokens are dead on every instance with the commit."""
-        db.session.execute(update(Session).where(Session.id == caller.session).values(ended_at=from_now()))
+        self._end(caller.session)
+
+    def _end(self, session: str) -> None:
+        db.session.execute(
+            update(Session).where(Session.id == session, Session.ended_at.is_(None)).values(ended_at=from_now())
+        )
         db.session.commit()
 
     def caller(self, user_id: str, session_id: str) -> Caller | None:

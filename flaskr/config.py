@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from environs import Env
 
+from flaskr.keys import LEAST_BYTES, SigningKeys
 from worker.contract.settings import Addresses, SettingsError, number, read_addresses, text, whole
 
 MIB = 1024 * 1024
@@ -19,6 +20,7 @@ class Config:
     addresses: Addresses
     database_url: str = field(repr=False)
     jwt_secret_key: str = field(repr=False)
+    jwt_secret_keys_old: tuple[str, ...] = field(default=(), repr=False)
     access_token_seconds: int = HOUR
     refresh_token_seconds: int = 30 * 24 * HOUR
     password_min_length: int = 8
@@ -45,6 +47,7 @@ class Config:
             addresses=read_addresses(env),
             database_url=_database_url(env),
             jwt_secret_key=_secret(env),
+            jwt_secret_keys_old=_old_secrets(env),
             access_token_seconds=whole(env, "ACCESS_TOKEN_SECONDS", HOUR, 60, 24 * HOUR),
             refresh_token_seconds=whole(env, "REFRESH_TOKEN_SECONDS", 30 * 24 * HOUR, HOUR, 366 * 24 * HOUR),
             password_min_length=whole(env, "PASSWORD_MIN_LENGTH", 8, 8, 64),
@@ -60,6 +63,11 @@ class Config:
             database_pool=whole(env, "DATABASE_POOL", 10, 1, 200),
         )
 
+    @property
+    def keys(self) -> SigningKeys:
+        """What signs and verifies tokens."""
+        return SigningKeys(self.jwt_secret_key, self.jwt_secret_keys_old)
+
     def flask(self) -> Mapping[str, object]:
         """Return what Flask and its extensions read from their own configuration."""
         return {
@@ -68,7 +76,6 @@ class Config:
             "MAX_CONTENT_LENGTH": self.max_upload_bytes + MIB,  # the file, and what surrounds it
             "MAX_FORM_MEMORY_SIZE": 256 * 1024,  # all text fields; above the 64 KiB that are parsed at a time
             "MAX_FORM_PARTS": 50,
-            "JWT_SECRET_KEY": self.jwt_secret_key,
             "JWT_ALGORITHM": "HS256",
             "JWT_DECODE_ALGORITHMS": ["HS256"],
             "JWT_ACCESS_TOKEN_EXPIRES": self.access_token_seconds,
@@ -112,6 +119,15 @@ def _secret(env: Env) -> str:
             "Set JWT_SECRET_KEY to a secret of at least 32 bytes, the same on every instance; "
             'python3 -c "import secrets; print(secrets.token_hex(32))" makes one.'
         )
-    if len(secret.encode()) < 32:
-        raise SettingsError("JWT_SECRET_KEY is too short: it must have at least 32 bytes.")
+    if len(secret.encode()) < LEAST_BYTES:
+        raise SettingsError(f"JWT_SECRET_KEY is too short: it must have at least {LEAST_BYTES} bytes.")
     return secret
+
+
+def _old_secrets(env: Env) -> tuple[str, ...]:
+    secrets = tuple(part.strip() for part in (text(env, "JWT_SECRET_KEYS_OLD", "") or "").split(",") if part.strip())
+    if any(len(secret.encode()) < LEAST_BYTES for secret in secrets):
+        raise SettingsError(
+            f"JWT_SECRET_KEYS_OLD must hold secrets of at least {LEAST_BYTES} bytes each, separated by commas."
+        )
+    return secrets

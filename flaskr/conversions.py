@@ -111,7 +111,7 @@ class Conversions:
         self._queue = queue
         # Another kind of token than the users': neither can ever pass for the other.
         self._tokens = URLSafeSerializer(
-            config.jwt_secret_key, salt="job", signer_kwargs={"digest_method": hashlib.sha256}
+            config.keys.oldest_first, salt="job", signer_kwargs={"digest_method": hashlib.sha256}
         )
 
     # -- the owner's side ---------------------------------------------------------------------------------------------

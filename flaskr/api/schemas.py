@@ -39,6 +39,13 @@ class LogIn(Lenient):
 
     email = Text(required=True, validate=validate.Length(min=1, max=1000))
     password = Text(required=True, validate=validate.Length(min=1, max=1000), metadata={"format": "password"})
+    refreshIn = Text(
+        load_default="body", validate=validate.OneOf(["body", "cookie"]),
+        metadata={"description": "where the refresh token goes: into the answer's body, or into a cookie that no script can read"},
+    )  # fmt: skip
+    stay = fields.Boolean(
+        load_default=False, metadata={"description": "whether that cookie outlives the browser's session"}
+    )
 
 
 class Message(Schema):
@@ -48,10 +55,10 @@ class Message(Schema):
 
 
 class Tokens(Schema):
-    """JWTs; `expiresIn` is the access token's life in seconds."""
+    """JWTs; `expiresIn` is the access token's life in seconds. A refresh token is good for one use."""
 
     token = fields.String(required=True)
-    refreshToken = fields.String()
+    refreshToken = fields.String(metadata={"description": "not there when it went into the cookie"})
     expiresIn = fields.Integer(required=True)
 
 
