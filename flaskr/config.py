@@ -7,9 +7,11 @@ from urllib.parse import urlsplit
 from environs import Env
 
 from flaskr.keys import LEAST_BYTES, SigningKeys
+from flaskr.limits import Limit
 from worker.contract.settings import Addresses, SettingsError, number, read_addresses, text, whole
 
 MIB = 1024 * 1024
+GIB = 1024 * MIB
 HOUR = 3600
 
 
@@ -25,7 +27,13 @@ class Config:
     refresh_token_seconds: int = 30 * 24 * HOUR
     password_min_length: int = 8
     max_upload_bytes: int = 1024 * MIB
-    max_waiting_tasks: int = 1000
+    max_waiting_tasks: int = 20_000
+    max_stored_bytes: int = 100 * GIB
+    keep_task_seconds: int = 0
+    login_failures_per_account: str = "100 per hour"
+    login_failures_per_address: str = "300 per 5 minutes"
+    sign_ups_per_address: str = "1000 per 10 minutes"
+    conversions_per_account: str = "3000 per minute"
     download_url_seconds: int = 300
     lease_seconds: float = 45
     resend_seconds: float = 30
@@ -52,7 +60,13 @@ class Config:
             refresh_token_seconds=whole(env, "REFRESH_TOKEN_SECONDS", 30 * 24 * HOUR, HOUR, 366 * 24 * HOUR),
             password_min_length=whole(env, "PASSWORD_MIN_LENGTH", 8, 8, 64),
             max_upload_bytes=whole(env, "MAX_UPLOAD_BYTES", 1024 * MIB, 1024, 100 * 1024 * MIB),
-            max_waiting_tasks=whole(env, "MAX_WAITING_TASKS", 1000, 1, 10**9),
+            max_waiting_tasks=whole(env, "MAX_WAITING_TASKS", 20_000, 1, 10**9),
+            max_stored_bytes=whole(env, "MAX_STORED_BYTES", 100 * GIB, 0, 2**60),
+            keep_task_seconds=whole(env, "KEEP_TASK_SECONDS", 0, 0, 100 * 366 * 24 * HOUR),
+            login_failures_per_account=_rate(env, "LOGIN_FAILURES_PER_ACCOUNT", "100 per hour"),
+            login_failures_per_address=_rate(env, "LOGIN_FAILURES_PER_ADDRESS", "300 per 5 minutes"),
+            sign_ups_per_address=_rate(env, "SIGN_UPS_PER_ADDRESS", "1000 per 10 minutes"),
+            conversions_per_account=_rate(env, "CONVERSIONS_PER_ACCOUNT", "3000 per minute"),
             download_url_seconds=whole(env, "DOWNLOAD_URL_SECONDS", 300, 10, HOUR),
             lease_seconds=number(env, "LEASE_SECONDS", 45, 1, HOUR),
             resend_seconds=number(env, "RESEND_SECONDS", 30, 0.5, HOUR),
@@ -98,6 +112,15 @@ class Config:
             "pool_recycle": 1800,
             "connect_args": {"connect_timeout": 3, "application_name": "swnube", "options": "-c timezone=utc"},
         }
+
+
+def _rate(env: Env, name: str, default: str) -> str:
+    rate = (text(env, name, default) or default).lower()
+    try:
+        _ = Limit(name, rate, "").item
+    except ValueError as error:
+        raise SettingsError(f"{name} must be a rate such as “{default}”, or “off”.") from error
+    return rate
 
 
 def _database_url(env: Env) -> str:

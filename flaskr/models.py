@@ -80,6 +80,7 @@ class Task(Base):
             sqlite_where=text("state IN ('RECEIVING', 'UPLOADED', 'PROCESSING')"),
         ),
         Index("ix_tasks_started_at", "started_at"),
+        Index("ix_tasks_finished_at", "finished_at"),
         Index("ix_tasks_tidy_at", "tidy_at", postgresql_where=text("tidy_at IS NOT NULL"),
               sqlite_where=text("tidy_at IS NOT NULL")),
         {"sqlite_autoincrement": True},  # an id is never given out twice: prefixes and job tokens name it

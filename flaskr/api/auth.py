@@ -8,6 +8,7 @@ from flask_smorest import Blueprint
 from flaskr.accounts import Accounts, Tokens
 from flaskr.api import cookies, schemas
 from flaskr.api.authentication import caller, public, refresh_claims, refresh_required, session_required
+from flaskr.api.requests import address
 
 auth = Blueprint("auth", __name__, url_prefix="/api/auth", description="Accounts and tokens")
 
@@ -20,10 +21,11 @@ def accounts() -> Accounts:
 @auth.arguments(schemas.SignUp)
 @auth.response(200, schemas.Message)
 @auth.alt_response(400, schema=schemas.Problem, description="A field is missing, malformed, weak or taken")
+@auth.alt_response(429, schema=schemas.Problem, description="Too many from this address; Retry-After says when")
 @public
 def sign_up(body: dict[str, str]) -> dict[str, str]:
     """Make an account."""
-    accounts().register(body["user"], body["email"], body["password1"], body["password2"])
+    accounts().register(body["user"], body["email"], body["password1"], body["password2"], address())
     return {"message": "The account is made. You can log in now."}
 
 
@@ -32,10 +34,11 @@ def sign_up(body: dict[str, str]) -> dict[str, str]:
 @auth.response(200, schemas.Tokens)
 @auth.alt_response(400, schema=schemas.Problem, description="A field is missing")
 @auth.alt_response(401, schema=schemas.Problem, description="The e-mail or the password is wrong")
+@auth.alt_response(429, schema=schemas.Problem, description="Too many failed ones; Retry-After says when")
 @public
 def log_in(body: dict[str, Any]) -> dict[str, Any]:
     """Begin a session."""
-    tokens = accounts().log_in(body["email"], body["password"], body["stay"])
+    tokens = accounts().log_in(body["email"], body["password"], address(), body["stay"])
     return _handed_out(tokens, body["refreshIn"] == "cookie")
 
 

@@ -15,12 +15,12 @@ from flaskr.api import cookies
 from flaskr.conversions import (
     BadJobToken,
     NotConverted,
-    QuotaExceeded,
     StaleAttempt,
     TaskMissing,
     UploadRefused,
 )
 from flaskr.db import db
+from flaskr.limits import QuotaExceeded
 from worker.contract.formats import OptionError
 from worker.contract.store import StoreError
 
@@ -105,7 +105,7 @@ def register(app: Flask) -> None:
 
     @on(QuotaExceeded)
     def _quota(error: QuotaExceeded) -> Response:
-        return problem(429, str(error), headers={"Retry-After": str(error.seconds)})
+        return problem(429, str(error), headers={"Retry-After": str(error.seconds)}, quota=error.quota)
 
     @on(StoreError)
     def _store(error: Exception) -> Response:

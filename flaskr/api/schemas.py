@@ -71,6 +71,7 @@ class Problem(Schema):
     detail = fields.String(required=True)
     error = fields.String(required=True)
     errors = fields.Dict(keys=fields.String(), values=fields.List(fields.String()))
+    quota = fields.String(metadata={"description": "with 429: which limit it is; Retry-After says when to try again"})
 
 
 class Progress(Schema):
@@ -107,6 +108,8 @@ class Task(Schema):
     source = fields.Dict(required=True, allow_none=True)
     startedAt = fields.String(required=True, allow_none=True, metadata={"format": "date-time"})
     finishedAt = fields.String(required=True, allow_none=True, metadata={"format": "date-time"})
+    expiresAt = fields.String(required=True, allow_none=True, metadata={
+        "format": "date-time", "description": "when it will be removed, where old tasks are"})  # fmt: skip
 
 
 class Created(Message):
@@ -151,6 +154,12 @@ class PlanQuery(Lenient):
     probe = fields.Dict(keys=Text())
 
 
+def _sized(result: dict[str, Any]) -> None:
+    size = result.get("bytes")
+    if size is not None and (type(size) is not int or not 0 <= size < 2**60):
+        raise ValidationError("The result's bytes must be a whole number.")
+
+
 class Claim(Lenient):
     """Who claims; the same name again is a renewal."""
 
@@ -162,7 +171,7 @@ class Report(Lenient):
 
     attempt = fields.Integer(strict=True, required=True)
     outcome = fields.String(required=True, validate=validate.OneOf(["done", "failed"]))
-    result = fields.Dict(keys=fields.String(), allow_none=True)
+    result = fields.Dict(keys=fields.String(), allow_none=True, validate=_sized)
     error = fields.Nested(
         type("ReportedFailure", (Lenient,), {"code": Text(required=True), "message": Text(required=True)}),
         allow_none=True,
