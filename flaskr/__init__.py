@@ -4,10 +4,10 @@ import sys
 
 import click
 from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flaskr import api, commands, web
 from flaskr.accounts import Accounts
+from flaskr.api.balancer import FromBalancer
 from flaskr.config import Config
 from flaskr.conversions import Conversions
 from flaskr.db import db, migrate
@@ -48,6 +48,5 @@ def create_app(config: Config | None = None) -> Flask:
     web.register(app)
     commands.register(app)
     if config.trusted_proxies:
-        hops = config.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=1, x_host=0)  # type: ignore[method-assign]
+        app.wsgi_app = FromBalancer(app.wsgi_app, config)  # type: ignore[method-assign]
     return app

@@ -1,7 +1,9 @@
 """The web tier's settings: read from the environment once, refused when missing or senseless."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from urllib.parse import urlsplit
 
 from environs import Env
@@ -42,6 +44,8 @@ class Config:
     max_tries: int = 3
     max_sends: int = 12
     trusted_proxies: int = 0
+    proxy_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     database_pool: int = 10
 
     @classmethod
@@ -74,6 +78,8 @@ class Config:
             tidy_seconds=number(env, "TIDY_SECONDS", 900, 1, 24 * HOUR),
             max_tries=whole(env, "MAX_TRIES", 3, 1, 20),
             trusted_proxies=whole(env, "TRUSTED_PROXIES", 0, 0, 5),
+            proxy_networks=_networks(env),
+            cors_origins=_origins(env),
             database_pool=whole(env, "DATABASE_POOL", 10, 1, 200),
         )
 
@@ -90,6 +96,7 @@ class Config:
             "MAX_CONTENT_LENGTH": self.max_upload_bytes + MIB,  # the file, and what surrounds it
             "MAX_FORM_MEMORY_SIZE": 256 * 1024,  # all text fields; above the 64 KiB that are parsed at a time
             "MAX_FORM_PARTS": 50,
+            "CORS_ORIGINS": self.cors_origins,
             "JWT_ALGORITHM": "HS256",
             "JWT_DECODE_ALGORITHMS": ["HS256"],
             "JWT_ACCESS_TOKEN_EXPIRES": self.access_token_seconds,
@@ -112,6 +119,24 @@ class Config:
             "pool_recycle": 1800,
             "connect_args": {"connect_timeout": 3, "application_name": "swnube", "options": "-c timezone=utc"},
         }
+
+
+def _listed(env: Env, name: str) -> list[str]:
+    return [part.strip() for part in (text(env, name, "") or "").split(",") if part.strip()]
+
+
+def _networks(env: Env) -> tuple[IPv4Network | IPv6Network, ...]:
+    try:
+        return tuple(ip_network(part) for part in _listed(env, "PROXY_NETWORKS"))
+    except ValueError as error:
+        raise SettingsError("PROXY_NETWORKS must hold networks such as 10.0.0.0/8, separated by commas.") from error
+
+
+def _origins(env: Env) -> tuple[str, ...]:
+    origins = tuple(_listed(env, "CORS_ORIGINS"))
+    if not all(re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin) for origin in origins):
+        raise SettingsError("CORS_ORIGINS must hold origins such as https://app.example.com, separated by commas.")
+    return origins
 
 
 def _rate(env: Env, name: str, default: str) -> str:
@@ -148,7 +173,7 @@ def _secret(env: Env) -> str:
 
 
 def _old_secrets(env: Env) -> tuple[str, ...]:
-    secrets = tuple(part.strip() for part in (text(env, "JWT_SECRET_KEYS_OLD", "") or "").split(",") if part.strip())
+    secrets = tuple(_listed(env, "JWT_SECRET_KEYS_OLD"))
     if any(len(secret.encode()) < LEAST_BYTES for secret in secrets):
         raise SettingsError(
             f"JWT_SECRET_KEYS_OLD must hold secrets of at least {LEAST_BYTES} bytes each, separated by commas."

@@ -6,6 +6,7 @@ from typing import Any
 import flask_openapi3_swagger
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Flask, current_app, render_template, send_from_directory
+from flask_cors import CORS
 from flask_smorest import Api
 from webargs.flaskparser import FlaskParser
 
@@ -67,6 +68,11 @@ def register(app: Flask) -> None:
     app.config["JWT_REFRESH_COOKIE_NAME"] = cookies.NAME
     app.config["JWT_COOKIE_CSRF_PROTECT"] = False  # flaskr.api.cookies has locks of its own
     jwt.init_app(app)
+    if origins := app.config["CORS_ORIGINS"]:
+        # X-Refresh-In is not among the headers: no other origin is ever to use the cookie.
+        CORS(app, resources={r"/api/*": {"origins": list(origins)}}, supports_credentials=False, max_age=600,
+             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+             expose_headers=["Content-Disposition", "ETag", "Link", "Retry-After", "X-Request-ID"])  # fmt: skip
     requests.register(app)
     api = _Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin()})
     bearer = {"type": "http", "scheme": "bearer"}
