@@ -4,9 +4,10 @@ BIN := .venv/bin
 PYTEST_ARGS ?= -n 3 --dist loadfile
 MINUTES ?= 10
 SEED ?= 1
+CASES ?= 50000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-browser chaos docs lint fix local-tools dev-tools
+.PHONY: help run test test-slow test-browser chaos fuzz docs lint fix local-tools dev-tools
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ test-browser: ## Use the page in a real Chromium, which the system must have
 
 chaos: dev-tools ## Break everything at random under load, then check the books: MINUTES (10), SEED (1)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+
+fuzz: dev-tools ## Send the service what no client should: CASES (50000), SEED (1)
+	@CASES=$(CASES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadfile -rP -q
 
 docs: dev-tools ## Write the documents that come from the code
 	@$(BIN)/python -m worker.contract.formats_doc > docs/formats.md
