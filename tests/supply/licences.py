@@ -18,9 +18,11 @@ under the MIT licence. ffmpeg and Redis are separate programs, which SWNube star
 
 
 def locked(path: Path = ROOT / "requirements.txt") -> dict[str, str]:
-    """The packages of a lock and their versions."""
-    found = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)", path.read_text(), re.M)
-    return {name.lower(): version for name, version in found}
+    """The packages of a lock and their versions, joined by a stroke where Pythons differ."""
+    found: dict[str, str] = {}
+    for name, version in re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)", path.read_text(), re.M):
+        found[name.lower()] = "/".join(filter(None, (found.get(name.lower()), version)))
+    return found
 
 
 def listed() -> dict[str, tuple[str, str]]:

@@ -42,7 +42,7 @@ def test_the_locks_are_those_of_their_sources(name: str) -> None:
         text = source.read_text()
         for line in requirements(source):
             package, wanted = re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;]+)", line).groups()  # type: ignore[union-attr]
-            assert found.get(package.lower()) == wanted, f"{package}: run `make lock`"
+            assert wanted in found.get(package.lower(), "").split("/"), f"{package}: run `make lock`"
         follows = re.search(r"^-r (\S+)$", text, re.M)
         source = source.with_name(follows[1]) if follows else None  # type: ignore[assignment]
 
@@ -52,7 +52,7 @@ def test_what_runs_here_is_what_is_locked() -> None:
     different = {}
     for name, wanted in locked().items():
         try:
-            if version(name) != wanted:
+            if version(name) not in wanted.split("/"):
                 different[name] = (version(name), wanted)
         except PackageNotFoundError:
             continue  # for another platform
