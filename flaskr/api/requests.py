@@ -1,5 +1,6 @@
 """What every request goes through: its id, its receiving of files, its headers and its place in the metrics."""
 
+import math
 import re
 import secrets
 import time
@@ -7,10 +8,12 @@ from typing import IO, Any, cast
 
 import structlog
 from flask import Flask, Request, Response, current_app, g, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from flaskr import metrics
 from flaskr.conversions import Conversions, TaskMissing
 
+_BODY = 1024 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = structlog.get_logger()
 
@@ -25,10 +28,22 @@ class UploadRequest(Request):
         conversions: Conversions = current_app.extensions["conversions"]
         return conversions.spool()
 
+    def get_data(self, *args: Any, **kwargs: Any) -> Any:
+        data = super().get_data(*args, **kwargs)
+        # A body without a length is cut off at the limit, and what is left of it would pass for the whole.
+        if self.content_length is None and len(data) >= (self.max_content_length or math.inf):
+            raise RequestEntityTooLarge
+        return data
+
     def make_form_data_parser(self) -> Any:
         parser = super().make_form_data_parser()
         parser.stream_factory = cast(Any, self._get_file_stream)
         return parser
+
+
+def address() -> str:
+    """Return from where the request comes, as far as the trusted balancers know."""
+    return request.remote_addr or ""
 
 
 def register(app: Flask) -> None:
@@ -40,8 +55,10 @@ def register(app: Flask) -> None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         g.began = time.perf_counter()
+        if request.endpoint != "tasks.upload":
+            request.max_content_length = _BODY  # everything else is small, and is read into memory
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request=g.request_id)
+        structlog.contextvars.bind_contextvars(request=g.request_id, address=address())
 
     @app.url_value_preprocessor
     def _within_ids(_endpoint: str | None, values: dict[str, Any] | None) -> None:
@@ -55,6 +72,11 @@ def register(app: Flask) -> None:
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("X-Frame-Options", "DENY")
         response.headers.setdefault("Content-Security-Policy", _POLICY)
+        response.headers.setdefault("Permissions-Policy", _PERMISSIONS)
+        response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
+        response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        if request.is_secure:
+            response.headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
         if request.path.startswith("/api/"):
             response.headers.setdefault("Cache-Control", "no-store")
         route = request.url_rule.rule if request.url_rule else "unknown"
@@ -67,6 +89,13 @@ def register(app: Flask) -> None:
         return response
 
 
+# Of what a page may ask a browser for, ours needs nothing.
+_PERMISSIONS = ", ".join(
+    f"{feature}=()" for feature in (
+        "accelerometer", "autoplay", "camera", "display-capture", "geolocation", "gyroscope", "magnetometer",
+        "microphone", "midi", "payment", "usb",
+    )
+)  # fmt: skip
 _POLICY = (
     "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "frame-ancestors 'none'; form-action 'self'"

@@ -25,7 +25,9 @@ GOOD = {"user": "eva", "email": "eva@example.com", "password1": PASSWORD, "passw
         ({"password1": "short", "password2": "short"}, "password1"),
         ({"password1": "x" * 129, "password2": "x" * 129}, "password1"),
         ({"password1": "eva@example.com", "password2": "eva@example.com"}, "password1"),
-        ({"password1": "aaaaaaaaaa", "password2": "aaaaaaaaaa"}, "password1"), ({"password2": "Otra-cosa-9"}, "password2"),
+        ({"password1": "aaaaaaaaaa", "password2": "aaaaaaaaaa"}, "password1"),
+        ({"password1": "qwertyuiop", "password2": "qwertyuiop"}, "password1"),
+        ({"password1": "PassWord1", "password2": "PassWord1"}, "password1"), ({"password2": "Otra-cosa-9"}, "password2"),
     ],
 )  # fmt: skip
 def test_sign_up_names_the_field_that_is_wrong(app: Flask, change: dict[str, Any], field: str) -> None:
@@ -40,7 +42,23 @@ def test_sign_up_names_the_field_that_is_wrong(app: Flask, change: dict[str, Any
         assert db.session.scalar(select(func.count()).select_from(User)) == 0
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe\x00", b'{"user": "\\ud800"}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b'{"email": ' + b"9" * 5000 + b"}",
+        b'{"email": NaN}',
+        b'{"email": 1e999}',
+        b'"x"',
+        b"null",
+        b"\xff\xfe\x00",
+        b'{"user": "\\ud800"}',
+    ],
+)
 @pytest.mark.parametrize("path", ["signup", "login"])
 def test_bodies_that_are_not_what_they_should_be_get_400(app: Flask, path: str, body: bytes) -> None:
     """Malformed, mistyped and binary bodies are answered 400 with a problem body."""
