@@ -23,7 +23,7 @@ from flaskr.db import db, from_now
 from flaskr.models import SHOWN, WAITING, State, Task
 from flaskr.names import extension_of, result_name, result_route, safe_name
 from worker.contract.formats import FAILURES, INPUTS, OUTPUTS, Options
-from worker.contract.job import Job
+from worker.contract.job import Job, waveform_route
 from worker.contract.queue import Queue, QueueUnavailable
 from worker.contract.store import ObjectMissing, Store, StoreError, StoreUnavailable, stat_of
 
@@ -43,6 +43,10 @@ class NotConverted(Exception):
     def __init__(self, state: State) -> None:
         super().__init__(state.value)
         self.state = state
+
+
+class WaveformMissing(Exception):
+    """The task is converted, and has no waveform: none could be drawn or stored, or its worker drew none yet."""
 
 
 class UploadRefused(ValueError):
@@ -100,6 +104,7 @@ class Ended:
     message: str = ""
     source: dict[str, Any] | None = None
     phases: dict[str, float] | None = None
+    waveform: dict[str, Any] | None = None
 
 
 class Conversions:
@@ -204,13 +209,14 @@ class Conversions:
             if self._change(
                 task.id, Task.attempt == task.attempt, Task.state.in_(SHOWN),
                 state=State.UPLOADED, attempt=attempt, tries=1, format=target, options=options.to_json(),
-                converted_route=route, result=None, error_code=None, error_message=None, started_at=None,
+                converted_route=route, result=None, waveform_crc32c=None, error_code=None, error_message=None, started_at=None,
                 finished_at=None, claimed_by=None, lease_until=None, sent_at=from_now(), sends=1,
                 tidy_at=from_now(self._config.tidy_seconds),
             ):  # fmt: skip
                 break
         if task.state is State.PROCESSED:
             self._remove_object(task.converted_route)
+            self._remove_object(waveform_route(task.id, task.attempt))
         task = self.get(caller, task_id)
         self._send(task, request)
         log.info("task.changed", task=task.id, attempt=attempt, format=target)
@@ -245,6 +251,16 @@ class Conversions:
         target = OUTPUTS[task.format]
         name = result_name(task.name, target.extension)
         return Download(task.converted_route, name, target.mime, f"{task.attempt}-{task.result.get('crc32c')}")
+
+    def waveform(self, caller: Caller, task_id: int) -> Download:
+        """Return the picture of the conversion; raises TaskMissing, NotConverted, WaveformMissing."""
+        task = self.get(caller, task_id)
+        if task.state is not State.PROCESSED:
+            raise NotConverted(task.state)
+        if task.waveform_crc32c is None:
+            raise WaveformMissing
+        route = waveform_route(task.id, task.attempt)
+        return Download(route, "waveform.json", "application/json", f"{task.attempt}-{task.waveform_crc32c}")
 
     def open(self, download: Download) -> Any:
         """Return the object for reading; raises TaskMissing when it was removed in between, StoreUnavailable."""
@@ -302,6 +318,7 @@ class Conversions:
             task_id, Task.attempt == ended.attempt, Task.state.in_(WAITING),
             finished_at=from_now(), started_at=func.coalesce(Task.started_at, from_now()), claimed_by=None,
             lease_until=None, source=ended.source if ended.source else Task.source,
+            waveform_crc32c=(ended.waveform or {}).get("crc32c") if done else None,
             # An upload that failed for the worker may have reached the store all the same.
             tidy_at=Task.tidy_at if done else from_now(self._config.tidy_seconds), **outcome,
         )  # fmt: skip

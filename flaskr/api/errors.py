@@ -18,6 +18,7 @@ from flaskr.conversions import (
     StaleAttempt,
     TaskMissing,
     UploadRefused,
+    WaveformMissing,
 )
 from flaskr.db import db
 from worker.contract.formats import OptionError
@@ -85,6 +86,10 @@ def register(app: Flask) -> None:
     @on(NotConverted)
     def _not_converted(error: NotConverted) -> Response:
         return problem(409, f"There is no converted file: the task is {error.state}.", state=error.state)
+
+    @on(WaveformMissing)
+    def _no_waveform(_error: Exception) -> Response:
+        return problem(404, "This task has no waveform.")
 
     @on(StaleAttempt)
     def _stale(_error: Exception) -> Response:

@@ -98,8 +98,17 @@ class Task(Schema):
     error = fields.Nested(Failure, required=True, allow_none=True)
     result = fields.Dict(required=True, allow_none=True)
     source = fields.Dict(required=True, allow_none=True)
+    waveform = fields.Boolean(required=True, metadata={"description": "whether there is one to fetch"})
     startedAt = fields.String(required=True, allow_none=True, metadata={"format": "date-time"})
     finishedAt = fields.String(required=True, allow_none=True, metadata={"format": "date-time"})
+
+
+class Waveform(Schema):
+    """How far from zero the samples of the converted file get, from its beginning to its end, in equal steps of time."""
+
+    version = fields.Integer(required=True)
+    full = fields.Integer(required=True, metadata={"description": "the peak of full scale"})
+    peaks = fields.List(fields.Integer(), required=True, metadata={"description": "600 at most, each from 0 to `full`"})
 
 
 class Created(Message):
@@ -162,6 +171,12 @@ class Report(Lenient):
     )
     source = fields.Dict(keys=fields.String(), allow_none=True)
     phases = fields.Dict(keys=Text(validate=validate.Length(max=20)), values=fields.Float(), allow_none=True)
+    waveform = fields.Nested(
+        type("ReportedWaveform", (Lenient,), {
+            "bytes": fields.Integer(required=True), "crc32c": Text(required=True, validate=validate.Regexp("[0-9a-f]{8}$"))
+        }),
+        allow_none=True,
+    )  # fmt: skip
 
 
 class Lease(Schema):
