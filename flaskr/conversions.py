@@ -7,7 +7,8 @@ message, so both can always be found from a row; the sweeper puts right what a c
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import IO, Any
 
@@ -65,6 +66,10 @@ class QuotaExceeded(Exception):
         self.seconds = seconds
 
 
+class Busy(Exception):
+    """There are as many of such requests under way as there may be."""
+
+
 class StaleAttempt(Exception):
     """The attempt is superseded or settled, or another worker is at it."""
 
@@ -92,6 +97,7 @@ class Selection:
     states: tuple[State, ...] = SHOWN
     after: int | None = None
     name: str = ""
+    ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +192,8 @@ class Conversions:
         query = select(Task).where(Task.user_id == caller.id, Task.state.in_(selection.states))
         if selection.after is not None:
             query = query.where(Task.id < selection.after if selection.newest_first else Task.id > selection.after)
+        if selection.ids is not None:
+            query = query.where(Task.id.in_(selection.ids))
         if selection.name:
             query = query.where(func.lower(Task.name).contains(selection.name.lower(), autoescape=True))
         query = query.order_by(Task.id.desc() if selection.newest_first else Task.id).limit(most + 1)
@@ -248,9 +256,7 @@ class Conversions:
         task = self.get(caller, task_id)
         if task.state is not State.PROCESSED or not task.result:
             raise NotConverted(task.state)
-        target = OUTPUTS[task.format]
-        name = result_name(task.name, target.extension)
-        return Download(task.converted_route, name, target.mime, f"{task.attempt}-{task.result.get('crc32c')}")
+        return self._conversion_of(task)
 
     def waveform(self, caller: Caller, task_id: int) -> Download:
         """Return the picture of the conversion; raises TaskMissing, NotConverted, WaveformMissing."""
@@ -261,6 +267,16 @@ class Conversions:
             raise WaveformMissing
         route = waveform_route(task.id, task.attempt)
         return Download(route, "waveform.json", "application/json", f"{task.attempt}-{task.waveform_crc32c}")
+
+    def converted_files(self, caller: Caller, selection: Selection) -> Iterator[Download]:
+        """Yield the selected conversions, oldest first, reading few rows at a time and holding no connection between."""
+        after, more = selection.after, True
+        while more:
+            rows, more = self.browse(caller, replace(selection, after=after, most=_BATCH))
+            for task in rows:
+                after = task.id
+                if task.state is State.PROCESSED:
+                    yield self._conversion_of(task)
 
     def open(self, download: Download) -> Any:
         """Return the object for reading; raises TaskMissing when it was removed in between, StoreUnavailable."""
@@ -559,6 +575,12 @@ class Conversions:
             )
             return False
         return True
+
+    def _conversion_of(self, task: Task) -> Download:
+        target = OUTPUTS[task.format]
+        name = result_name(task.name, target.extension)
+        etag = f"{task.attempt}-{(task.result or {}).get('crc32c')}"
+        return Download(task.converted_route, name, target.mime, etag)
 
     def _result_route(self, task: Task) -> str:
         return result_route(task.id, task.name, OUTPUTS[task.format].extension, task.attempt)

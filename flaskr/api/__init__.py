@@ -14,6 +14,7 @@ from flaskr.api.auth import auth
 from flaskr.api.authentication import jwt, public
 from flaskr.api.formats import formats
 from flaskr.api.health import health
+from flaskr.api.links import links
 from flaskr.api.reports import reports
 from flaskr.api.tasks import tasks
 
@@ -71,7 +72,10 @@ def register(app: Flask) -> None:
     for name, text in (("accessToken", "of /api/auth/login"), ("refreshToken", "of /api/auth/login"),
                        ("jobToken", "of one attempt, for workers")):  # fmt: skip
         api.spec.components.security_scheme(name, {**bearer, "description": f"The token {text}."})
-    for blueprint in (auth, tasks, reports, formats):
+    api.spec.components.security_scheme(
+        "link", {"type": "apiKey", "in": "header", "name": "none", "description": "The address itself is the key."}
+    )
+    for blueprint in (auth, tasks, links, reports, formats):
         blueprint.ARGUMENTS_PARSER = _Parser()
         api.register_blueprint(blueprint)
     app.register_blueprint(health)

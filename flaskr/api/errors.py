@@ -13,6 +13,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from flaskr.accounts import AccountRefused, WrongCredentials
 from flaskr.conversions import (
     BadJobToken,
+    Busy,
     NotConverted,
     QuotaExceeded,
     StaleAttempt,
@@ -21,6 +22,7 @@ from flaskr.conversions import (
     WaveformMissing,
 )
 from flaskr.db import db
+from flaskr.links import LinkDead
 from worker.contract.formats import OptionError
 from worker.contract.store import StoreError
 
@@ -98,6 +100,14 @@ def register(app: Flask) -> None:
     @on(QuotaExceeded)
     def _quota(error: QuotaExceeded) -> Response:
         return problem(429, str(error), headers={"Retry-After": str(error.seconds)})
+
+    @on(Busy)
+    def _busy(error: Exception) -> Response:
+        return _later(str(error))
+
+    @on(LinkDead)
+    def _link_dead(_error: Exception) -> Response:
+        return problem(401, "This address has ended. Ask for a new one.", headers={"WWW-Authenticate": "Bearer"})
 
     @on(StoreError)
     def _store(error: Exception) -> Response:

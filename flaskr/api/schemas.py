@@ -135,6 +135,40 @@ class TaskQuery(Lenient):
         "description": "the page after the task with this id"})  # fmt: skip
 
 
+class Numbers(fields.List[int]):
+    """Ids, as a JSON array or, in an address, separated by commas."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list):
+            value = [part for one in value for part in (one.split(",") if isinstance(one, str) else [one])]
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class ArchiveQuery(Lenient):
+    """Which of your converted files to put together; all of them when nothing is said."""
+
+    tasks = Numbers(
+        fields.Integer(validate=validate.Range(min=0, max=2**63 - 1)), validate=validate.Length(min=1, max=500),
+        metadata={"description": "only these tasks"},
+    )  # fmt: skip
+    name = Text(validate=validate.Length(max=255), metadata={"description": "only names that contain this"})
+
+
+class FileLink(Lenient):
+    """Which file of a task."""
+
+    file = fields.String(load_default="converted", validate=validate.OneOf(["original", "converted"]))
+
+
+class Link(Schema):
+    """An address that needs no token for `expiresIn` seconds; it opens one file or archive, and dies with the session."""
+
+    url = fields.String(required=True, metadata={"description": "relative to this API, or the store's own"})
+    expiresIn = fields.Integer(required=True)
+
+
 class NewConversion(Schema):
     """What to convert the original to; the options of GET /api/formats stand beside it."""
 

@@ -117,7 +117,7 @@ def remove(task_id: int) -> dict[str, str]:
 @user_required
 def original(task_id: int) -> Response:
     """Download the file as it was uploaded."""
-    return _sent(conversions().original(caller(), task_id))
+    return sent(conversions().original(caller(), task_id))
 
 
 @tasks.route("/download/<int:task_id>", methods=["GET"])
@@ -126,7 +126,7 @@ def original(task_id: int) -> Response:
 @user_required
 def download(task_id: int) -> Response:
     """Download the file as it was uploaded, at the address that older clients know."""
-    return _sent(conversions().original(caller(), task_id))
+    return sent(conversions().original(caller(), task_id))
 
 
 @tasks.route(TASK + "/converted", methods=["GET"])
@@ -136,7 +136,7 @@ def download(task_id: int) -> Response:
 @user_required
 def converted(task_id: int) -> Response:
     """Download the converted file."""
-    return _sent(conversions().converted(caller(), task_id))
+    return sent(conversions().converted(caller(), task_id))
 
 
 @tasks.route(TASK + "/waveform", methods=["GET"])
@@ -157,7 +157,7 @@ def waveform(task_id: int) -> Response:
     return response
 
 
-def _sent(download: Download) -> Response:
+def sent(download: Download) -> Response:
     """Answer with the bytes, or with where they are; whole or by Range, and 304 when the client has them."""
     if url := conversions().signed_url(download):
         return cast(Response, redirect(url, 302))
