@@ -5,13 +5,14 @@ from threading import BoundedSemaphore
 
 import click
 from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flaskr import api, commands, web
 from flaskr.accounts import Accounts
+from flaskr.api.balancer import FromBalancer
 from flaskr.config import Config
 from flaskr.conversions import Conversions
 from flaskr.db import db, migrate
+from flaskr.limits import Limits
 from flaskr.links import Links
 from worker.contract.logs import set_up_logs
 from worker.contract.queue import Queue, make_celery
@@ -41,17 +42,18 @@ def create_app(config: Config | None = None) -> Flask:
     migrate.init_app(app)
     queue = Queue(make_celery(config.addresses), config.addresses)
     store = open_store(config.addresses.storage_url)
+    app.extensions["keys"] = config.keys
     app.extensions["store"] = store
     app.extensions["queue"] = queue
-    app.extensions["accounts"] = Accounts(config)
+    limits = Limits(config.addresses.redis_url)
+    app.extensions["accounts"] = Accounts(config, limits)
     app.extensions["links"] = Links(config, app.extensions["accounts"])
     # An archive may take hours and keeps its thread as long: it must never be all threads.
     app.extensions["archive_slots"] = BoundedSemaphore(_ARCHIVES)
-    app.extensions["conversions"] = Conversions(config, store, queue)
+    app.extensions["conversions"] = Conversions(config, store, queue, limits)
     api.register(app)
     web.register(app)
     commands.register(app)
     if config.trusted_proxies:
-        hops = config.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=1, x_host=0)  # type: ignore[method-assign]
+        app.wsgi_app = FromBalancer(app.wsgi_app, config)  # type: ignore[method-assign]
     return app

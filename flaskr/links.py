@@ -36,7 +36,7 @@ class Links:
         self._accounts = accounts
         # Another kind of token than users' and jobs': none can ever pass for another.
         self._tokens = URLSafeTimedSerializer(
-            config.jwt_secret_key, salt="link", signer_kwargs={"digest_method": hashlib.sha256}
+            config.keys.oldest_first, salt="link", signer_kwargs={"digest_method": hashlib.sha256}
         )
 
     def to_file(self, caller: Caller, task: int, file: str) -> str:

@@ -6,10 +6,11 @@ from typing import Any
 import flask_openapi3_swagger
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Flask, current_app, render_template, send_from_directory
+from flask_cors import CORS
 from flask_smorest import Api
 from webargs.flaskparser import FlaskParser
 
-from flaskr.api import errors, requests
+from flaskr.api import cookies, errors, requests
 from flaskr.api.auth import auth
 from flaskr.api.authentication import jwt, public
 from flaskr.api.formats import formats
@@ -65,7 +66,14 @@ class _Api(Api):
 
 def register(app: Flask) -> None:
     """Add every route, the OpenAPI document and the error answers."""
+    app.config["JWT_REFRESH_COOKIE_NAME"] = cookies.NAME
+    app.config["JWT_COOKIE_CSRF_PROTECT"] = False  # flaskr.api.cookies has locks of its own
     jwt.init_app(app)
+    if origins := app.config["CORS_ORIGINS"]:
+        # X-Refresh-In is not among the headers: no other origin is ever to use the cookie.
+        CORS(app, resources={r"/api/*": {"origins": list(origins)}}, supports_credentials=False, max_age=600,
+             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+             expose_headers=["Content-Disposition", "ETag", "Link", "Retry-After", "X-Request-ID"])  # fmt: skip
     requests.register(app)
     api = _Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin()})
     bearer = {"type": "http", "scheme": "bearer"}
@@ -75,6 +83,10 @@ def register(app: Flask) -> None:
     api.spec.components.security_scheme(
         "link", {"type": "apiKey", "in": "header", "name": "none", "description": "The address itself is the key."}
     )
+    api.spec.components.security_scheme("refreshCookie", {
+        "type": "apiKey", "in": "cookie", "name": cookies.NAME,
+        "description": f"The refresh token in a cookie; goes together with the header {cookies.HEADER}: cookie.",
+    })  # fmt: skip
     for blueprint in (auth, tasks, links, reports, formats):
         blueprint.ARGUMENTS_PARSER = _Parser()
         api.register_blueprint(blueprint)

@@ -31,9 +31,17 @@ class UploadRequest(Request):
         return parser
 
 
+def address() -> str:
+    """Return from where the request comes, as far as the trusted balancers know."""
+    return request.remote_addr or ""
+
+
 def register(app: Flask) -> None:
     """Hook all of it into the application."""
     app.request_class = UploadRequest
+    # The page's players take files from where the store hands them out itself.
+    origin = app.extensions["store"].origin
+    policy = _POLICY.format(store=f" {origin}" if origin else "")
 
     @app.before_request
     def _begin() -> None:
@@ -41,7 +49,7 @@ def register(app: Flask) -> None:
         g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         g.began = time.perf_counter()
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request=g.request_id)
+        structlog.contextvars.bind_contextvars(request=g.request_id, address=address())
 
     @app.url_value_preprocessor
     def _within_ids(_endpoint: str | None, values: dict[str, Any] | None) -> None:
@@ -54,7 +62,12 @@ def register(app: Flask) -> None:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("X-Frame-Options", "DENY")
-        response.headers.setdefault("Content-Security-Policy", _POLICY)
+        response.headers.setdefault("Content-Security-Policy", policy)
+        response.headers.setdefault("Permissions-Policy", _PERMISSIONS)
+        response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
+        response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        if request.is_secure:
+            response.headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
         if request.path.startswith("/api/"):
             response.headers.setdefault("Cache-Control", "no-store")
         route = request.url_rule.rule if request.url_rule else "unknown"
@@ -67,7 +80,14 @@ def register(app: Flask) -> None:
         return response
 
 
+# Of what a page may ask a browser for, ours needs nothing.
+_PERMISSIONS = ", ".join(
+    f"{feature}=()" for feature in (
+        "accelerometer", "autoplay", "camera", "display-capture", "geolocation", "gyroscope", "magnetometer",
+        "microphone", "midi", "payment", "usb",
+    )
+)  # fmt: skip
 _POLICY = (
-    "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+    "default-src 'self'; img-src 'self' data:; media-src 'self'{store}; object-src 'none'; base-uri 'none'; "
     "frame-ancestors 'none'; form-action 'self'"
 )

@@ -25,7 +25,9 @@ GOOD = {"user": "eva", "email": "eva@example.com", "password1": PASSWORD, "passw
         ({"password1": "short", "password2": "short"}, "password1"),
         ({"password1": "x" * 129, "password2": "x" * 129}, "password1"),
         ({"password1": "eva@example.com", "password2": "eva@example.com"}, "password1"),
-        ({"password1": "aaaaaaaaaa", "password2": "aaaaaaaaaa"}, "password1"), ({"password2": "Otra-cosa-9"}, "password2"),
+        ({"password1": "aaaaaaaaaa", "password2": "aaaaaaaaaa"}, "password1"),
+        ({"password1": "qwertyuiop", "password2": "qwertyuiop"}, "password1"),
+        ({"password1": "PassWord1", "password2": "PassWord1"}, "password1"), ({"password2": "Otra-cosa-9"}, "password2"),
     ],
 )  # fmt: skip
 def test_sign_up_names_the_field_that_is_wrong(app: Flask, change: dict[str, Any], field: str) -> None:
