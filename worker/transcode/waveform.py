@@ -1,8 +1,8 @@
 """The picture of a recording: how loud it is from its beginning to its end, as few numbers.
 
 ffmpeg computes them while it converts, in a second output of the same process: its WAV muxer can write the peaks of
-blocks of samples and nothing else. Of a long recording one frame in four is looked at: all of them would cost a
-conversion to PCM a seventh of its time, and a picture of a few hundred points does not miss them.
+blocks of samples and nothing else. Of a long recording only every so many frames are looked at, several hundred at
+least: all of them would cost a conversion to PCM a seventh of its time, and a picture of that width does not miss them.
 """
 
 import itertools
@@ -18,6 +18,9 @@ ENCODER = "pcm_s16le"
 
 _SHORT_SECONDS = 120.0
 _BLOCKS = 4 * POINTS
+_LOOKS = 400  # frames that are looked at in a recording that is just not short; in longer ones more
+_MOST_PASSED_OVER = 16
+_FRAME_SAMPLES = {"flac": 4096, "alac": 4096}
 _WIDE = frozenset({"ape", "tak", "tta", "wavpack", "wmalossless"})
 """Codecs whose frames last half a second and more: one in four would be too few."""
 _MOST_BYTES = 64 << 20
@@ -34,13 +37,13 @@ def tap(chain: Sequence[str], codec: str, sample_rate_hz: int, seconds: float | 
     sounds like. codec: the input's; seconds: how long the result will be, where that is known.
     """
     steps = [step for step in chain if _PART.match(step)]
-    seen = 1.0
+    samples = (seconds or 600.0) * sample_rate_hz
+    every = 1
     if codec not in _WIDE and (seconds is None or seconds >= _SHORT_SECONDS):
-        steps.append(r"aselect=not(mod(n\,4))")
-        seen = 0.25
+        every = max(1, min(_MOST_PASSED_OVER, int(samples / _FRAME_SAMPLES.get(codec, 1152) / _LOOKS)))
+        steps.append(rf"aselect=not(mod(n\,{every}))")
     steps += [step for step in chain if _LEVEL.match(step)]
-    samples = (seconds or 600.0) * sample_rate_hz * seen
-    block = min(65_536, max(16, round(samples / _BLOCKS)))
+    block = min(65_536, max(16, round(samples / every / _BLOCKS)))
     filters = ["-af", ",".join(steps)] if steps else []
     peaks = ["-write_peak", "only", "-peak_block_size", str(block), "-peak_format", "2", "-peak_ppv", "1"]
     return [
