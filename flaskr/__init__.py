@@ -1,6 +1,7 @@
 """The web tier. `create_app` is the only wiring: what is made once per process is made and passed on here."""
 
 import sys
+from threading import BoundedSemaphore
 
 import click
 from flask import Flask
@@ -12,10 +13,13 @@ from flaskr.config import Config
 from flaskr.conversions import Conversions
 from flaskr.db import db, migrate
 from flaskr.limits import Limits
+from flaskr.links import Links
 from worker.contract.logs import set_up_logs
 from worker.contract.queue import Queue, make_celery
 from worker.contract.settings import SettingsError
 from worker.contract.store import open_store
+
+_ARCHIVES = 4  # made at once in one process
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -43,6 +47,9 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["queue"] = queue
     limits = Limits(config.addresses.redis_url)
     app.extensions["accounts"] = Accounts(config, limits)
+    app.extensions["links"] = Links(config, app.extensions["accounts"])
+    # An archive may take hours and keeps its thread as long: it must never be all threads.
+    app.extensions["archive_slots"] = BoundedSemaphore(_ARCHIVES)
     app.extensions["conversions"] = Conversions(config, store, queue, limits)
     api.register(app)
     web.register(app)

@@ -10,7 +10,8 @@ import hashlib
 import math
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import IO, Any
 
@@ -27,7 +28,7 @@ from flaskr.limits import Limit, Limits, QuotaExceeded
 from flaskr.models import SHOWN, WAITING, State, Task
 from flaskr.names import extension_of, result_name, result_route, safe_name
 from worker.contract.formats import FAILURES, INPUTS, OUTPUTS, Options
-from worker.contract.job import Job
+from worker.contract.job import Job, waveform_route
 from worker.contract.queue import Queue, QueueUnavailable
 from worker.contract.store import ObjectMissing, Store, StoreError, StoreUnavailable, stat_of
 
@@ -51,12 +52,20 @@ class NotConverted(Exception):
         self.state = state
 
 
+class WaveformMissing(Exception):
+    """The task is converted, and has no waveform: none could be drawn or stored, or its worker drew none yet."""
+
+
 class UploadRefused(ValueError):
     """The upload cannot be taken; `errors` maps each field to its sentences."""
 
     def __init__(self, errors: dict[str, list[str]]) -> None:
         super().__init__("; ".join(sentence for sentences in errors.values() for sentence in sentences))
         self.errors = errors
+
+
+class Busy(Exception):
+    """There are as many of such requests under way as there may be."""
 
 
 class StaleAttempt(Exception):
@@ -86,6 +95,7 @@ class Selection:
     states: tuple[State, ...] = SHOWN
     after: int | None = None
     name: str = ""
+    ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,7 @@ class Ended:
     message: str = ""
     source: dict[str, Any] | None = None
     phases: dict[str, float] | None = None
+    waveform: dict[str, Any] | None = None
 
 
 class _Usages:
@@ -236,6 +247,8 @@ class Conversions:
         query = select(Task).where(Task.user_id == caller.id, Task.state.in_(selection.states))
         if selection.after is not None:
             query = query.where(Task.id < selection.after if selection.newest_first else Task.id > selection.after)
+        if selection.ids is not None:
+            query = query.where(Task.id.in_(selection.ids))
         if selection.name:
             query = query.where(func.lower(Task.name).contains(selection.name.lower(), autoescape=True))
         query = query.order_by(Task.id.desc() if selection.newest_first else Task.id).limit(most + 1)
@@ -259,14 +272,15 @@ class Conversions:
         self._limits.count(self._asked, str(caller.id))
         while True:
             task = self.get(caller, task_id)
-            superseded = task.converted_route if task.state is State.PROCESSED else None
+            superseded = [task.converted_route, waveform_route(task.id, task.attempt)]
+            done = task.state is State.PROCESSED
             if self._issue(
                 task, request, Task.state.in_(SHOWN), tries=1, format=target, options=options.to_json(), result=None,
-                error_code=None, error_message=None,
+                waveform_crc32c=None, error_code=None, error_message=None,
             ):  # fmt: skip
                 break
-        if superseded:
-            self._remove_object(superseded)
+        for route in superseded if done else ():
+            self._remove_object(route)
         task = self.get(caller, task_id)
         log.info("task.changed", task=task.id, attempt=task.attempt, format=target)
         return task
@@ -297,9 +311,27 @@ class Conversions:
         task = self.get(caller, task_id)
         if task.state is not State.PROCESSED or not task.result:
             raise NotConverted(task.state)
-        target = OUTPUTS[task.format]
-        name = result_name(task.name, target.extension)
-        return Download(task.converted_route, name, target.mime, f"{task.attempt}-{task.result.get('crc32c')}")
+        return self._conversion_of(task)
+
+    def waveform(self, caller: Caller, task_id: int) -> Download:
+        """Return the picture of the conversion; raises TaskMissing, NotConverted, WaveformMissing."""
+        task = self.get(caller, task_id)
+        if task.state is not State.PROCESSED:
+            raise NotConverted(task.state)
+        if task.waveform_crc32c is None:
+            raise WaveformMissing
+        route = waveform_route(task.id, task.attempt)
+        return Download(route, "waveform.json", "application/json", f"{task.attempt}-{task.waveform_crc32c}")
+
+    def converted_files(self, caller: Caller, selection: Selection) -> Iterator[Download]:
+        """Yield the selected conversions, oldest first, reading few rows at a time and holding no connection between."""
+        after, more = selection.after, True
+        while more:
+            rows, more = self.browse(caller, replace(selection, after=after, most=_BATCH))
+            for task in rows:
+                after = task.id
+                if task.state is State.PROCESSED:
+                    yield self._conversion_of(task)
 
     def open(self, download: Download) -> Any:
         """Return the object for reading; raises TaskMissing when it was removed in between, StoreUnavailable."""
@@ -368,6 +400,7 @@ class Conversions:
             task_id, Task.attempt == ended.attempt, Task.state.in_(WAITING),
             finished_at=from_now(), started_at=func.coalesce(Task.started_at, from_now()), claimed_by=None,
             lease_until=None, source=ended.source if ended.source else Task.source,
+            waveform_crc32c=(ended.waveform or {}).get("crc32c") if done else None,
             # An upload that failed for the worker may have reached the store all the same.
             tidy_at=Task.tidy_at if done else from_now(self._config.tidy_seconds), **outcome,
         )  # fmt: skip
@@ -647,6 +680,12 @@ class Conversions:
             )
             return False
         return True
+
+    def _conversion_of(self, task: Task) -> Download:
+        target = OUTPUTS[task.format]
+        name = result_name(task.name, target.extension)
+        etag = f"{task.attempt}-{(task.result or {}).get('crc32c')}"
+        return Download(task.converted_route, name, target.mime, etag)
 
     def _result_route(self, task: Task) -> str:
         return result_route(task.id, task.name, OUTPUTS[task.format].extension, task.attempt)

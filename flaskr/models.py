@@ -8,6 +8,7 @@ from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, Strin
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from flaskr.db import Base, Moment, from_now
+from worker.contract.job import waveform_route
 
 # SQLite gives out rising ids only for INTEGER.
 _Id = BigInteger().with_variant(Integer, "sqlite")
@@ -114,9 +115,12 @@ class Task(Base):
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error_code: Mapped[str | None] = mapped_column(String(40))
     error_message: Mapped[str | None] = mapped_column(String(500))
+    waveform_crc32c: Mapped[str | None] = mapped_column(String(8))
 
     user: Mapped[User] = relationship(lazy="raise")
 
     def objects(self) -> set[str]:
-        """Return the routes that may be in use: the original's, and the result's unless the task failed."""
-        return {self.original_route} if self.state is State.FAILED else {self.original_route, self.converted_route}
+        """Return the routes that may be in use: the original's, and the result's and its waveform's unless the task failed."""
+        if self.state is State.FAILED:
+            return {self.original_route}
+        return {self.original_route, self.converted_route, waveform_route(self.id, self.attempt)}

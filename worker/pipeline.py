@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 import structlog
 
 from worker.contract.formats import FAILURES, Options, Probe
-from worker.contract.job import Job, Report
+from worker.contract.job import Job, Report, waveform_route
 from worker.contract.queue import Progress, Queue
 from worker.contract.store import (
     Corrupt,
@@ -117,6 +118,7 @@ class Pipeline:
             say("uploading", None)
             stat = self._upload(job, conversion.path, lost)
             uploaded = True
+            picture = self._upload_waveform(job, folder, conversion.waveform)
             clock.lap("uploading")
         except Cancelled:
             log.info("job.cancelled")
@@ -131,7 +133,9 @@ class Pipeline:
             log.warning("job.trouble", code=code, reason=str(error))
             return self._failure(job, code, FAILURES[code], clock), uploaded
         result = {**conversion.result, "bytes": stat.bytes, "crc32c": stat.crc32c}
-        done = Report(job.attempt, "done", result=result, source=source.to_json(), phases=clock.phases)
+        done = Report(
+            job.attempt, "done", result=result, source=source.to_json(), phases=clock.phases, waveform=picture
+        )
         return done, uploaded
 
     def _failure(self, job: Job, code: str, message: str, clock: "_Clock") -> Report:
@@ -172,6 +176,20 @@ class Pipeline:
                     trouble = error
         raise trouble
 
+    def _upload_waveform(self, job: Job, folder: Path, peaks: tuple[int, ...]) -> dict[str, Any] | None:
+        """Store the picture of the result; a result without one is as good."""
+        if not peaks:
+            return None
+        try:
+            with (folder / "waveform.json").open("w+b") as file:
+                file.write(json.dumps({"version": 1, "full": 32768, "peaks": peaks}, separators=(",", ":")).encode())
+                file.flush()
+                stat = self._store.put(waveform_route(job.task, job.attempt), file)
+        except (StoreError, OSError) as error:
+            log.warning("waveform.left_out", reason=str(error))
+            return None
+        return {"bytes": stat.bytes, "crc32c": stat.crc32c}
+
     def _report(self, job: Job, report: Report) -> None:
         for _ in pauses(15, _REPORT_SECONDS):
             try:
@@ -188,6 +206,7 @@ class Pipeline:
         """Remove what a lost attempt uploaded. Its route is its own: no other attempt's result is touched."""
         try:
             self._store.remove(job.target)
+            self._store.remove(waveform_route(job.task, job.attempt))
         except StoreError as error:
             log.warning("object.kept", route=job.target, reason=str(error))  # the sweeper tidies it
 

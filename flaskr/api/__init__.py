@@ -14,6 +14,7 @@ from flaskr.api.auth import auth
 from flaskr.api.authentication import jwt, public
 from flaskr.api.formats import formats
 from flaskr.api.health import health
+from flaskr.api.links import links
 from flaskr.api.reports import reports
 from flaskr.api.tasks import tasks
 from worker.contract.formats import OUTPUTS
@@ -109,11 +110,14 @@ def register(app: Flask) -> None:
     for name, text in (("accessToken", "of /api/auth/login"), ("refreshToken", "of /api/auth/login"),
                        ("jobToken", "of one attempt, for workers")):  # fmt: skip
         api.spec.components.security_scheme(name, {**bearer, "description": f"The token {text}."})
+    api.spec.components.security_scheme(
+        "link", {"type": "apiKey", "in": "header", "name": "none", "description": "The address itself is the key."}
+    )
     api.spec.components.security_scheme("refreshCookie", {
         "type": "apiKey", "in": "cookie", "name": cookies.NAME,
         "description": f"The refresh token in a cookie; goes together with the header {cookies.HEADER}: cookie.",
     })  # fmt: skip
-    for blueprint in (auth, tasks, reports, formats):
+    for blueprint in (auth, tasks, links, reports, formats):
         api.register_blueprint(blueprint)
     app.register_blueprint(health)
     app.register_blueprint(docs)

@@ -1,4 +1,4 @@
-"""Who may call a route. Every view carries exactly one of these five marks, and a test looks for it."""
+"""Who may call a route. Every view carries exactly one of these marks, and a test looks for it."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -79,6 +79,18 @@ def job_required(view: View) -> View:
         return view(*args, task_id=task_id, attempt=attempt, **kwargs)
 
     return _marked(guarded, "job", [{"jobToken": []}])
+
+
+def link_required(view: View) -> View:
+    """Whoever has a living address of `flaskr.links` may call it; the view gets what it opens, `caller()` is whose."""
+
+    @wraps(view)
+    def guarded(*args: Any, secret: str, **kwargs: Any) -> Any:
+        link = current_app.extensions["links"].read(secret)
+        g.caller = link.caller
+        return view(*args, link=link, **kwargs)
+
+    return _marked(guarded, "link", [{"link": []}])
 
 
 def caller() -> Caller:

@@ -14,13 +14,16 @@ from flaskr.accounts import AccountRefused, TokenReplayed, WrongCredentials
 from flaskr.api import cookies
 from flaskr.conversions import (
     BadJobToken,
+    Busy,
     NotConverted,
     StaleAttempt,
     TaskMissing,
     UploadRefused,
+    WaveformMissing,
 )
 from flaskr.db import db
 from flaskr.limits import QuotaExceeded
+from flaskr.links import LinkDead
 from worker.contract.formats import OptionError
 from worker.contract.store import StoreError
 
@@ -99,6 +102,10 @@ def register(app: Flask) -> None:
     def _not_converted(error: NotConverted) -> Response:
         return problem(409, f"There is no converted file: the task is {error.state}.", state=error.state)
 
+    @on(WaveformMissing)
+    def _no_waveform(_error: Exception) -> Response:
+        return problem(404, "This task has no waveform.")
+
     @on(StaleAttempt)
     def _stale(_error: Exception) -> Response:
         return problem(409, "This attempt is superseded, settled, or in the hands of another worker.")
@@ -106,6 +113,14 @@ def register(app: Flask) -> None:
     @on(QuotaExceeded)
     def _quota(error: QuotaExceeded) -> Response:
         return problem(429, str(error), headers={"Retry-After": str(error.seconds)}, quota=error.quota)
+
+    @on(Busy)
+    def _busy(error: Exception) -> Response:
+        return _later(str(error))
+
+    @on(LinkDead)
+    def _link_dead(_error: Exception) -> Response:
+        return problem(401, "This address has ended. Ask for a new one.", headers={"WWW-Authenticate": "Bearer"})
 
     @on(StoreError)
     def _store(error: Exception) -> Response:

@@ -61,7 +61,7 @@ def processed(body: dict[str, Any], task_id: int, attempt: int) -> Any:
         task_id,
         Ended(
             attempt, body["result"] if done else None, error.get("code", ""), error.get("message", ""),
-            body.get("source"), body.get("phases"),
+            body.get("source"), body.get("phases"), body.get("waveform"),
         ),
     )  # fmt: skip
     return {"message": "The report is recorded."}

@@ -49,6 +49,9 @@ def address() -> str:
 def register(app: Flask) -> None:
     """Hook all of it into the application."""
     app.request_class = UploadRequest
+    # The page's players take files from where the store hands them out itself.
+    origin = app.extensions["store"].origin
+    policy = _POLICY.format(store=f" {origin}" if origin else "")
 
     @app.before_request
     def _begin() -> None:
@@ -71,7 +74,7 @@ def register(app: Flask) -> None:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("X-Frame-Options", "DENY")
-        response.headers.setdefault("Content-Security-Policy", _POLICY)
+        response.headers.setdefault("Content-Security-Policy", policy)
         response.headers.setdefault("Permissions-Policy", _PERMISSIONS)
         response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
         response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
@@ -97,6 +100,6 @@ _PERMISSIONS = ", ".join(
     )
 )  # fmt: skip
 _POLICY = (
-    "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+    "default-src 'self'; img-src 'self' data:; media-src 'self'{store}; object-src 'none'; base-uri 'none'; "
     "frame-ancestors 'none'; form-action 'self'"
 )

@@ -106,10 +106,19 @@ class Task(Schema):
     error = fields.Nested(Failure, required=True, allow_none=True)
     result = fields.Dict(required=True, allow_none=True)
     source = fields.Dict(required=True, allow_none=True)
+    waveform = fields.Boolean(required=True, metadata={"description": "whether there is one to fetch"})
     startedAt = fields.String(required=True, allow_none=True, metadata={"format": "date-time"})
     finishedAt = fields.String(required=True, allow_none=True, metadata={"format": "date-time"})
     expiresAt = fields.String(required=True, allow_none=True, metadata={
         "format": "date-time", "description": "when it will be removed, where old tasks are"})  # fmt: skip
+
+
+class Waveform(Schema):
+    """How far from zero the samples of the converted file get, from its beginning to its end, in equal steps of time."""
+
+    version = fields.Integer(required=True)
+    full = fields.Integer(required=True, metadata={"description": "the peak of full scale"})
+    peaks = fields.List(fields.Integer(), required=True, metadata={"description": "600 at most, each from 0 to `full`"})
 
 
 class Created(Message):
@@ -134,6 +143,40 @@ class TaskQuery(Lenient):
     name = Text(validate=validate.Length(max=255), metadata={"description": "only names that contain this"})
     after = fields.Integer(validate=validate.Range(min=0, max=2**63 - 1), metadata={
         "description": "the page after the task with this id"})  # fmt: skip
+
+
+class Numbers(fields.List[int]):
+    """Ids, as a JSON array or, in an address, separated by commas."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list):
+            value = [part for one in value for part in (one.split(",") if isinstance(one, str) else [one])]
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class ArchiveQuery(Lenient):
+    """Which of your converted files to put together; all of them when nothing is said."""
+
+    tasks = Numbers(
+        fields.Integer(validate=validate.Range(min=0, max=2**63 - 1)), validate=validate.Length(min=1, max=500),
+        metadata={"description": "only these tasks"},
+    )  # fmt: skip
+    name = Text(validate=validate.Length(max=255), metadata={"description": "only names that contain this"})
+
+
+class FileLink(Lenient):
+    """Which file of a task."""
+
+    file = fields.String(load_default="converted", validate=validate.OneOf(["original", "converted"]))
+
+
+class Link(Schema):
+    """An address that needs no token for `expiresIn` seconds; it opens one file or archive, and dies with the session."""
+
+    url = fields.String(required=True, metadata={"description": "relative to this API, or the store's own"})
+    expiresIn = fields.Integer(required=True)
 
 
 class NewConversion(Schema):
@@ -178,6 +221,12 @@ class Report(Lenient):
     )
     source = fields.Dict(keys=fields.String(), allow_none=True)
     phases = fields.Dict(keys=Text(validate=validate.Length(max=20)), values=fields.Float(), allow_none=True)
+    waveform = fields.Nested(
+        type("ReportedWaveform", (Lenient,), {
+            "bytes": fields.Integer(required=True), "crc32c": Text(required=True, validate=validate.Regexp("[0-9a-f]{8}$"))
+        }),
+        allow_none=True,
+    )  # fmt: skip
 
 
 class Lease(Schema):

@@ -119,7 +119,7 @@ def remove(task_id: int) -> dict[str, str]:
 @user_required
 def original(task_id: int) -> Response:
     """Download the file as it was uploaded."""
-    return _sent(conversions().original(caller(), task_id))
+    return sent(conversions().original(caller(), task_id))
 
 
 @tasks.route("/download/<int:task_id>", methods=["GET"])
@@ -128,7 +128,7 @@ def original(task_id: int) -> Response:
 @user_required
 def download(task_id: int) -> Response:
     """Download the file as it was uploaded, at the address that older clients know."""
-    return _sent(conversions().original(caller(), task_id))
+    return sent(conversions().original(caller(), task_id))
 
 
 @tasks.route(TASK + "/converted", methods=["GET"])
@@ -138,10 +138,28 @@ def download(task_id: int) -> Response:
 @user_required
 def converted(task_id: int) -> Response:
     """Download the converted file."""
-    return _sent(conversions().converted(caller(), task_id))
+    return sent(conversions().converted(caller(), task_id))
 
 
-def _sent(download: Download) -> Response:
+@tasks.route(TASK + "/waveform", methods=["GET"])
+@tasks.response(200, schemas.Waveform)
+@tasks.alt_response(404, schema=schemas.Problem, description="You have no such task, or it has no waveform")
+@tasks.alt_response(409, schema=schemas.Problem, description="Not converted, or not yet")
+@user_required
+def waveform(task_id: int) -> Response:
+    """Read the waveform of the converted file, to draw it."""
+    found = conversions().waveform(caller(), task_id)
+    response = Response(mimetype=found.mime)
+    response.set_etag(found.etag)
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.make_conditional(request)
+    if response.status_code == 200:
+        with conversions().open(found) as stream:
+            response.set_data(stream.read())
+    return response
+
+
+def sent(download: Download) -> Response:
     """Answer with the bytes, or with where they are; whole or by Range, and 304 when the client has them."""
     if url := conversions().signed_url(download):
         return cast(Response, redirect(url, 302))
@@ -208,6 +226,7 @@ def _one(task: Task, progress: Progress | None) -> dict[str, Any]:
         "error": {"code": task.error_code, "message": task.error_message} if task.state is State.FAILED else None,
         "result": task.result,
         "source": task.source,
+        "waveform": task.state is State.PROCESSED and task.waveform_crc32c is not None,
         "startedAt": task.started_at.isoformat() if task.started_at else None,
         "finishedAt": task.finished_at.isoformat() if task.finished_at else None,
         "expiresAt": expires.isoformat() if expires else None,

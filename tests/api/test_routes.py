@@ -19,7 +19,9 @@ def test_every_route_states_its_authentication_and_keeps_it(app: Flask) -> None:
     client = app.test_client()
     for rule in app.url_map.iter_rules():
         stated = getattr(app.view_functions[rule.endpoint], "authentication", None)
-        assert stated in ("public", "user", "refresh", "session", "job"), f"{rule.endpoint} states no authentication"
+        assert stated in ("public", "user", "refresh", "session", "job", "link"), (
+            f"{rule.endpoint} states no authentication"
+        )
         assert (stated == "public") == (rule.endpoint in PUBLIC), rule.endpoint
         if stated == "public":
             continue
@@ -36,9 +38,9 @@ def test_the_openapi_document_names_every_route(app: Flask) -> None:
     document: dict[str, Any] = app.test_client().get("/api/openapi.json").get_json()
     for rule in app.url_map.iter_rules():
         blueprint = rule.endpoint.split(".")[0]
-        if blueprint not in ("auth", "tasks", "reports", "formats"):
+        if blueprint not in ("auth", "tasks", "links", "reports", "formats"):
             continue
-        path = rule.rule.replace("<int:task_id>", "{task_id}")
+        path = rule.rule.replace("<int:task_id>", "{task_id}").replace("<secret>", "{secret}")
         for method in (rule.methods or set()) - {"OPTIONS", "HEAD"}:
             operation = document["paths"][path][method.lower()]
             assert operation["summary"]

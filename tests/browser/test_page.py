@@ -1,6 +1,7 @@
 """What a person does on the page, done in a real browser with real files."""
 
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,16 @@ def test_a_person_goes_the_whole_path(open_page: Open, service: Service, tmp_pat
     wait_for(lambda: audio.evaluate("player => player.readyState >= 3"), "the player can play")
     assert abs(audio.evaluate("player => player.duration") - 3) < 0.1
 
+    wave = done.get_by_role("slider", name="Position in voice.wav")
+    expect(wave).to_have_attribute("aria-valuemax", "3")
+    box = wave.bounding_box()
+    assert box
+    page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2)
+    wait_for(lambda: audio.evaluate("player => player.currentTime") >= 1.7, "a click in the picture moves the player")
+    audio.evaluate("player => player.pause()")
+    wave.press("Home")
+    expect(wave).to_have_attribute("aria-valuetext", re.compile("0:0[01] of 0:03"))
+
     with page.expect_download() as download:
         done.get_by_role("button", name="Download voice.wav", exact=True).click()
     assert download.value.suggested_filename == "voice.mp3"
@@ -93,6 +104,13 @@ def test_a_person_goes_the_whole_path(open_page: Open, service: Service, tmp_pat
     with page.expect_download() as download:
         done.get_by_role("button", name="Download the original voice.wav").click()
     assert Path(download.value.path()).read_bytes() == wav.read_bytes()
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all as zip").click()
+    assert download.value.suggested_filename == "swnube.zip"
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert sorted(archive.namelist()) == ["tune.mp3", "voice.mp3"]
+        assert archive.read("voice.mp3") == (tmp_path / "result.mp3").read_bytes()
 
     done.get_by_role("button", name="Convert voice.wav again").click()
     dialog = page.get_by_role("dialog", name="Convert voice.wav again")
@@ -266,29 +284,56 @@ def test_a_token_that_expired_is_renewed_unseen(sign_in: SignIn, service: Servic
 def test_a_session_that_was_ended_asks_to_sign_in(sign_in: SignIn, service: Service) -> None:
     """When the session is ended elsewhere, the page says so and asks for the password; nothing of it stays stored."""
     page, _ = sign_in()
-    refresh = page.evaluate("JSON.parse(sessionStorage.getItem('swnube.session')).token")
-    bearer = {"Authorization": f"Bearer {refresh}"}
-    access = requests.post(f"{service.url}/api/auth/refresh", headers=bearer, timeout=10).json()["token"]
-    ended = requests.post(f"{service.url}/api/auth/logout", headers={"Authorization": f"Bearer {access}"}, timeout=10)
-    assert ended.status_code == 200
+    cookie = refresh_cookie(page)
+    headers = {"X-Refresh-In": "cookie", "Cookie": f"swnube_refresh={cookie['value']}"}
+    assert requests.post(f"{service.url}/api/auth/logout", headers=headers, timeout=10).status_code == 200
     page.get_by_label("Search by name").fill("x")
     expect(page.get_by_text("Your session has ended. Sign in again.")).to_be_visible()
     expect(page.locator("#workplace")).to_be_hidden()
     assert page.evaluate("sessionStorage.length + localStorage.length") == 0
 
 
+def refresh_cookie(page: Page) -> dict[str, Any]:
+    (cookie,) = page.context.cookies()
+    return dict(cookie)
+
+
+def test_no_script_can_read_a_token(sign_in: SignIn) -> None:
+    """What survives a reload is in a cookie that scripts do not see; what they do see of the session is no secret."""
+    page, email = sign_in()
+    cookie = refresh_cookie(page)
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/api/auth")
+    kept = page.evaluate("[document.cookie, Object.values(localStorage), Object.values(sessionStorage)]")
+    assert kept == ["", [email], []]
+
+
 def test_staying_signed_in_is_a_choice(sign_in: SignIn) -> None:
-    """A new tab knows the person only when they asked to stay signed in; signing out there ends it here too."""
+    """The cookie goes with the browser unless the person asked to stay; signing out in one tab ends it in all."""
     page, _ = sign_in()
-    with page.context.new_page() as other:
-        other.goto(page.url)
-        expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert refresh_cookie(page)["expires"] == -1
     page, _ = sign_in(stay=True)
+    assert refresh_cookie(page)["expires"] > 0
     other = page.context.new_page()
     other.goto(page.url)
     expect(other.get_by_role("heading", name="New conversion")).to_be_visible()
     other.get_by_role("button", name="Sign out").click()
     expect(page.get_by_text("You are signed out.")).to_be_visible()
+    assert page.context.cookies() == []
+
+
+def test_tabs_do_not_race_for_the_next_token(sign_in: SignIn) -> None:
+    """Six tabs that all need a new token at once all get one, though each refresh token is good for one use."""
+    page, _ = sign_in(stay=True)
+    tabs = [page] + [page.context.new_page() for _ in range(5)]
+    for tab in tabs:
+        tab.goto(page.url, wait_until="commit")
+    for tab in tabs:
+        tab.locator("#settings select").first.wait_for()
+        expect(tab.get_by_text("No files yet. Drop one above.")).to_be_visible()
+    renew = "import('/static/js/api.js').then(api => { api.forgetAccess(); return api.token(); }).then(Boolean)"
+    for tab in tabs:
+        tab.evaluate(f"window.renewed = {renew}; null")
+    assert all(tab.evaluate("window.renewed") for tab in tabs)
 
 
 def test_names_are_text(sign_in: SignIn, tmp_path: Path) -> None:
@@ -309,6 +354,7 @@ def test_names_are_text(sign_in: SignIn, tmp_path: Path) -> None:
     done.get_by_role("button", name=re.compile("^Convert .* again")).click()
     expect(page.get_by_role("dialog")).to_contain_text("onerror")
     assert page.locator("main img, dialog img").count() == 0
+    assert page.evaluate("document.querySelectorAll('[onerror]').length") == 0
     assert page.title() == "SWNube: audio conversion"
 
 

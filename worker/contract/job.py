@@ -72,6 +72,7 @@ class Report:
 
     outcome: ``done`` with `result`, or ``failed`` with `error` ({code, message}).
     source: what the original really is, when the worker found out; phases: seconds that each phase took.
+    waveform: ``{bytes, crc32c}`` of the picture stored at `waveform_route`, where there is one.
     """
 
     attempt: int
@@ -80,7 +81,13 @@ class Report:
     error: dict[str, str] | None = None
     source: dict[str, Any] | None = None
     phases: dict[str, float] | None = None
+    waveform: dict[str, Any] | None = None
 
     def encode(self) -> dict[str, Any]:
         """Return the body of the POST."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def waveform_route(task: int, attempt: int) -> str:
+    """Return where an attempt writes its waveform. No original and no result can have this name: none ends in .json."""
+    return f"{task}/waveform.{attempt}.json"

@@ -55,6 +55,10 @@ class Stat:
 class Store(Protocol):
     """What both stores can do. Every method may raise StoreUnavailable."""
 
+    @property
+    def origin(self) -> str | None:
+        """Where the addresses of `signed_url` lead, as browsers' policies name it; None where there are none."""
+
     def spool(self) -> IO[bytes]:
         """Return an empty temporary file, opened for writing and reading, from which `put` costs least."""
 
@@ -118,6 +122,10 @@ class FolderStore:
         self._spool = root / "spool"  # on the same file system, so that storing a spooled file is one hard link
         for folder in (self._objects, self._spool):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def origin(self) -> str | None:
+        return None
 
     def spool(self) -> IO[bytes]:
         with self._away():
@@ -260,6 +268,10 @@ class BucketStore:
             ConnectionError,
         )
         self._retry = storage.retry.DEFAULT_RETRY.with_timeout(_RETRY_SECONDS)
+
+    @property
+    def origin(self) -> str | None:
+        return None if self._emulated else "https://storage.googleapis.com"
 
     def spool(self) -> IO[bytes]:
         return tempfile.NamedTemporaryFile(prefix="upload-")

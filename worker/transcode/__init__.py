@@ -34,7 +34,7 @@ from worker.contract.formats import (
     Probe,
     plan,
 )
-from worker.transcode import confine, reader
+from worker.transcode import confine, reader, waveform
 from worker.transcode.ffmpeg import (
     Account,
     Ffmpeg,
@@ -94,6 +94,8 @@ class Conversion:
     cpu_seconds: float
     memory_bytes: int
     """The largest process's peak."""
+    waveform: tuple[int, ...] = ()
+    """Peaks of the result from its beginning to its end (see :mod:`worker.transcode.waveform`); none where there were none to be had."""
 
 
 REQUIRED = frozenset({"files", "network", "limits"})
@@ -245,7 +247,7 @@ class _Job:
         if gain:
             result["loudness"] = {**gain.report, **self._loudness_of(path, gain, result["warnings"])}
         told = {name: value for name, value in result.items() if value is not None}
-        return Conversion(path, told, probe, self._cpu, self._memory)
+        return Conversion(path, told, probe, self._cpu, self._memory, waveform.read(self._folder))
 
     def _plan(self, probe: Probe) -> Plan:
         try:
@@ -364,6 +366,7 @@ class _Job:
         if chain:
             arguments += ["-af", ",".join(chain)]
         arguments += [*writing(ffmpeg, planned, padding), f"file:{path.name}"]
+        arguments += self._waveform_tap(planned, chain, probe.codec, probe.sample_rate_hz, duration)
         run = self._ffmpeg_run(arguments, None, duration)
         self._judge(run)
         heard = run.account.stream
@@ -375,6 +378,17 @@ class _Job:
             if not _differs(heard, truth):
                 return self._convert(truth, self._plan(truth), wanted)
         return probe, planned, run, path, gain
+
+    def _waveform_tap(
+        self, planned: Plan, chain: Sequence[str], codec: str, rate: int, seconds: float | None, *, decoding: bool = False
+    ) -> list[str]:  # fmt: skip
+        """The second output that draws the waveform: of the conversion, or of the check where the conversion decodes nothing."""
+        checked = (
+            planned.copied and planned.container not in PCM_CONTAINERS
+        )  # PCM is decoded nowhere, and costs nothing
+        if checked is not decoding or waveform.ENCODER not in self._ffmpeg.encoders:
+            return []
+        return waveform.tap(chain, codec, rate, seconds)
 
     # ------------------------------------------------------------------------------------------- tags for ffmpeg
 
@@ -600,6 +614,9 @@ class _Job:
         arguments += ["-map", "0:a:0", "-vn", "-sn", "-dn", "-f", "null", "-"]
         if metadata:
             arguments += ["-map_metadata", "0", "-f", "ffmetadata", f"file:{metadata}"]
+        arguments += self._waveform_tap(
+            planned, (), planned.codec, planned.sample_rate_hz, planned.duration_seconds, decoding=True
+        )
         run = self._ffmpeg_run(arguments, None, planned.duration_seconds, phase="verifying")
         if run.ended.timed_out:
             raise Unconvertible("timed_out")

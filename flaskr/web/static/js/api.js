@@ -1,18 +1,19 @@
 /**
  * The session and every call to the API.
  *
- * The access token lives in this module's memory alone. The refresh token is what survives a reload: in this tab's
- * sessionStorage, or in localStorage when the person asked to stay signed in. The page's policy lets no script run
- * but its own files, so nothing else on it can read either; signing out ends the session on the server as well.
+ * The access token lives in this module's memory alone, the refresh token in a cookie that no script can read and that
+ * goes to /api/auth only. What is stored is who is signed in: no secret, but enough to know whether to try the cookie,
+ * and to follow when another tab signs out or somebody else in.
  */
 
 import { t } from "./texts.js";
 
 const KEY = "swnube.session";
+const COOKIE = { "X-Refresh-In": "cookie" };
 
 let access = null;
 let renewAt = 0; // before the token's end, so that a call on its way does not meet it
-let refresh = read();
+let email = read();
 let renewing = null;
 const listeners = new Set();
 
@@ -28,60 +29,64 @@ export class ApiError extends Error {
 
 function read() {
   try {
-    return JSON.parse(sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY) ?? "null");
+    return localStorage.getItem(KEY);
   } catch {
     return null; // storage is shut off in this browser: the session lives as long as the page
   }
 }
 
-function store(session, stay) {
-  refresh = session;
+function remember(who) {
+  email = who;
   try {
-    sessionStorage.removeItem(KEY);
-    localStorage.removeItem(KEY);
-    if (session) (stay ? localStorage : sessionStorage).setItem(KEY, JSON.stringify(session));
+    if (who) localStorage.setItem(KEY, who);
+    else localStorage.removeItem(KEY);
   } catch {
     // as above
   }
 }
 
+/** One at a time in all tabs: a refresh token is good for one use, and a second one ends the session. */
+function alone(act) {
+  return navigator.locks ? navigator.locks.request("swnube-refresh", act) : act();
+}
+
 export const session = {
   get active() {
-    return refresh !== null;
+    return email !== null;
   },
   get email() {
-    return refresh?.email ?? "";
+    return email ?? "";
   },
   /** Call `listener(reason)` whenever the session ends: "out" or "expired". */
   onEnd(listener) {
     listeners.add(listener);
   },
-  async begin(email, password, stay) {
-    const answer = await send("/api/auth/login", { method: "POST", json: { email, password } });
-    const body = await answer.json();
-    take(body);
-    store({ token: body.refreshToken, email }, stay);
+  async begin(who, password, stay) {
+    const json = { email: who, password, refreshIn: "cookie", stay };
+    const answer = await alone(() => send("/api/auth/login", { method: "POST", json, cookie: true }));
+    take(await answer.json());
+    remember(who);
   },
   async end() {
     // While the API cannot be told, the session stays: a sign-out that only looks like one is none.
-    const answer = await call("/api/auth/logout", { method: "POST" }).catch((error) => {
-      if (error.status === 401) return null;
-      throw error;
-    });
-    await answer?.text();
+    await alone(() => send("/api/auth/logout", { method: "POST", cookie: true }).catch((error) => {
+      if (error.status !== 401) throw error;
+    }));
     close("out");
   },
 };
 
 function close(reason) {
   access = null;
-  store(null, false);
+  remember(null);
   for (const listener of listeners) listener(reason);
 }
 
-// Signed out in another tab: this one follows.
+// The cookie is all tabs': signed out in another one, or somebody else in, this one follows.
 addEventListener("storage", (event) => {
-  if (event.key === KEY && event.newValue === null && refresh && !sessionStorage.getItem(KEY)) close("out");
+  if (event.key !== KEY || email === null || event.newValue === email) return;
+  if (event.newValue === null) close("out");
+  else location.reload();
 });
 
 function take(body) {
@@ -97,13 +102,11 @@ export async function token() {
 
 function renew() {
   renewing ??= (async () => {
-    if (!refresh) throw new ApiError(401, t("sessionEnded"));
+    if (!email) throw new ApiError(401, t("sessionEnded"));
     try {
-      const answer = await send("/api/auth/refresh", { method: "POST", bearer: refresh.token });
-      const body = await answer.json();
-      take(body);
-      // Each refresh token is good for one use: its successor takes its place, where it was kept.
-      store({ ...refresh, token: body.refreshToken }, localStorage.getItem(KEY) !== null);
+      // keepalive: a reload in the middle must not lose the next cookie.
+      const ask = () => send("/api/auth/refresh", { method: "POST", cookie: true, keepalive: true });
+      take(await (await alone(ask)).json());
       return access;
     } catch (error) {
       if (error.status === 401) close("expired");
@@ -133,20 +136,22 @@ export async function call(path, options = {}) {
 }
 
 /** One request. Raises ApiError for everything that is not a success. */
-export async function send(path, { method = "GET", json, bearer, signal } = {}) {
-  const headers = {};
+export async function send(path, { method = "GET", json, bearer, cookie = false, keepalive = false, etag, signal } = {}) {
+  const headers = cookie ? { ...COOKIE } : {};
+  if (etag) headers["If-None-Match"] = etag;
   if (bearer) headers.Authorization = `Bearer ${bearer}`;
   if (json !== undefined) headers["Content-Type"] = "application/json";
   let answer;
   try {
     answer = await fetch(path, {
-      method, headers, signal, credentials: "omit", body: json === undefined ? undefined : JSON.stringify(json),
+      method, headers, signal, keepalive, credentials: cookie ? "same-origin" : "omit", cache: "no-store",
+      body: json === undefined ? undefined : JSON.stringify(json),
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, t("noConnection"));
   }
-  if (answer.ok) return answer;
+  if (answer.ok || answer.status === 304) return answer;
   throw problem(answer.status, await answer.text().catch(() => ""), answer.headers.get("Retry-After"));
 }
 

@@ -5,6 +5,7 @@ import { announce, byId, h, moment, number, say, show, size } from "./dom.js";
 import { asked, described } from "./facts.js";
 import { Settings } from "./settings.js";
 import { coded, t } from "./texts.js";
+import { Waveform } from "./waveform.js";
 
 const PAGE = 20;
 const FAST = 1_000; // while something converts; grows while nothing changes
@@ -42,6 +43,7 @@ export class TaskList {
     }, { signal });
     byId("older").addEventListener("click", () => this.next && this.from([...this.trail, this.next]), { signal });
     byId("newer").addEventListener("click", () => this.from(this.trail.slice(0, -1)), { signal });
+    byId("download-all").addEventListener("click", () => this.downloadAll(), { signal });
     document.addEventListener("visibilitychange", () => !document.hidden && this.soon(), { signal });
     addEventListener("online", () => this.soon(), { signal });
     this.refresh();
@@ -53,6 +55,23 @@ export class TaskList {
     for (const card of this.cards.values()) card.remove();
     this.cards.clear();
     show(byId("connection"), false);
+  }
+
+  /** All converted files whose name matches the search, as one zip. */
+  async downloadAll() {
+    const button = byId("download-all");
+    const name = byId("search").value.trim();
+    button.disabled = true;
+    try {
+      const answer = await call("/api/tasks/archive", { method: "POST", json: name ? { name } : {} });
+      follow((await answer.json()).url, "swnube.zip");
+    } catch (error) {
+      announce(error.message);
+      say(byId("connection"), error.message);
+      show(byId("connection"), true);
+    } finally {
+      button.disabled = false;
+    }
   }
 
   /** A file was uploaded: it is at the top of the first page. */
@@ -129,6 +148,7 @@ export class TaskList {
     const filtered = byId("state").value || byId("search").value.trim();
     say(byId("list-empty"), t(filtered ? "noMatch" : "emptyList"));
     show(byId("list-empty"), tasks.length === 0);
+    show(byId("download-all"), tasks.some((task) => task.state === "PROCESSED"));
     show(byId("paging"), this.trail.length > 1 || this.next !== null);
     byId("newer").disabled = this.trail.length === 1;
     byId("older").disabled = this.next === null;
@@ -142,6 +162,11 @@ function following(link) {
   if (!path) return null;
   const address = new URL(path, location.href);
   return address.pathname + address.search;
+}
+
+/** Download what is at an address, under a name. */
+function follow(url, name) {
+  h("a", { href: url, download: name }).click();
 }
 
 class Card {
@@ -160,6 +185,7 @@ class Card {
     this.error = h("p", { class: "error" });
     this.trouble = h("p", { class: "error", role: "alert", hidden: true });
     this.players = h("div", { class: "players" });
+    this.wave = new Waveform(name, (seconds) => this.listen("converted", seconds), () => this.listen("converted"));
     const button = (key, label, act, kind = "plain") =>
       h("button", { type: "button", class: kind, "aria-label": t(label, { name }), onclick: act }, t(key));
     this.download = button("download", "downloadName", () => this.save("converted"), "");
@@ -171,8 +197,13 @@ class Card {
       button("delete", "deleteName", () => this.confirm(), "plain danger"));
     this.element = h("li", { class: "task", "data-task": String(task.id) },
       h("div", { class: "task-head" }, h("h3", { tabindex: "-1" }, h("bdi", {}, name)), this.badge),
-      this.asked, this.original, this.result, this.sizes, this.bar, this.phase, this.error, this.when,
+      this.wave.element, this.asked, this.original, this.result, this.sizes, this.bar, this.phase, this.error, this.when,
       this.actions, this.trouble, this.players);
+    this.watcher = new IntersectionObserver(([entry]) => {
+      this.visible = entry.isIntersecting;
+      this.show();
+    });
+    this.watcher.observe(this.element);
   }
 
   /** Show what the API says of the task now; return whether anything is different. */
@@ -207,7 +238,11 @@ class Card {
     say(this.when, moment(task.timestamp));
     show(this.download, done);
     show(this.play, done);
-    if (before && before.attempt !== task.attempt) this.stopPlayer("converted");
+    if (before && before.attempt !== task.attempt) {
+      this.stopPlayer("converted");
+      this.wave.clear();
+    }
+    this.show();
     if (before && OPEN.includes(before.state) && !open) announce(t(done ? "done" : "failed", { name: task.name }));
     return true;
   }
@@ -228,6 +263,7 @@ class Card {
   }
 
   remove() {
+    this.watcher.disconnect();
     this.stopPlayer("original");
     this.stopPlayer("converted");
     this.element.remove();
@@ -243,65 +279,89 @@ class Card {
     return kind === "original" ? name : `${name.slice(0, name.lastIndexOf("."))}.${convertedExt}`;
   }
 
-  /** The bytes, which need the token, so no plain link can lead to them. Browsers keep large ones on disk. */
-  async bytes(kind) {
+  /** An address of a file that needs no token, for a while, or null: then the card says why. */
+  async address(kind) {
     this.complain("");
-    say(this.phase, t("downloading"));
-    show(this.phase, true);
     try {
-      const answer = await call(`/api/tasks/${this.task.id}/${kind}`);
-      return await answer.blob();
+      const answer = await call(`/api/tasks/${this.task.id}/link`, { method: "POST", json: { file: kind } });
+      return (await answer.json()).url;
     } catch (error) {
       this.complain(error.message ?? t("noConnection"));
       return null;
-    } finally {
-      this.showProgress(this.task, OPEN.includes(this.task.state));
     }
   }
 
   async save(kind) {
-    const blob = await this.bytes(kind);
-    if (!blob) return;
-    const url = URL.createObjectURL(blob);
-    const link = h("a", { href: url, download: this.nameOf(kind) });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser has taken hold of it by then
+    const url = await this.address(kind);
+    if (url) follow(url, this.nameOf(kind));
   }
 
-  async listen(kind) {
-    const there = this.players.querySelector(`[data-kind="${kind}"]`);
+  player(kind) {
+    return this.players.querySelector(`[data-kind="${kind}"] audio`);
+  }
+
+  /** Play or pause; from: begin there, in seconds. */
+  async listen(kind, from = null) {
+    const there = this.player(kind);
     if (there) {
-      const audio = there.querySelector("audio");
-      if (audio) await (audio.paused ? audio.play().catch(() => {}) : audio.pause());
+      if (from !== null) there.currentTime = from;
+      if (from !== null || there.paused) await there.play().catch(() => {});
+      else there.pause();
       return;
     }
-    const name = this.nameOf(kind);
-    const label = t(kind === "original" ? "playerOriginal" : "playerResult", { name });
+    if (this.players.querySelector(`[data-kind="${kind}"]`)) return; // on its way
+    const label = t(kind === "original" ? "playerOriginal" : "playerResult", { name: this.nameOf(kind) });
     const box = h("div", { class: "player", "data-kind": kind }, h("p", { class: "hint" }, label));
     this.players.append(box);
-    const blob = await this.bytes(kind);
-    if (!blob || !box.isConnected) {
+    const url = await this.address(kind);
+    if (!url || !box.isConnected) {
       box.remove();
       return;
     }
-    const audio = h("audio", { controls: true, preload: "auto", "aria-label": label, src: URL.createObjectURL(blob) });
-    audio.addEventListener("error", () => {
-      URL.revokeObjectURL(audio.src);
-      audio.replaceWith(h("p", { class: "hint", role: "status" }, t("unplayable")));
-    });
+    const audio = h("audio", { controls: true, preload: "auto", "aria-label": label, src: url });
+    if (from !== null) audio.currentTime = from;
+    if (kind === "converted") audio.addEventListener("timeupdate", () => this.wave.at(audio.currentTime));
+    this.mend(audio, kind);
     box.append(audio);
-    audio.focus();
+    if (from === null) audio.focus();
     audio.play().catch(() => {}); // not every browser starts by itself; the controls are there
   }
 
+  /** An address lives for minutes, a listener may pause for longer: then the player goes on with a new one. */
+  mend(audio, kind) {
+    let heard = false;
+    audio.addEventListener("canplay", () => {
+      heard = true;
+    });
+    audio.addEventListener("error", async () => {
+      const [at, playing] = [audio.currentTime, !audio.paused];
+      const url = heard ? await this.address(kind) : null;
+      heard = false;
+      if (!url) {
+        audio.replaceWith(h("p", { class: "hint", role: "status" }, t("unplayable")));
+        return;
+      }
+      audio.src = url;
+      audio.currentTime = at;
+      if (playing) audio.play().catch(() => {});
+    });
+  }
+
   stopPlayer(kind) {
-    const box = this.players.querySelector(`[data-kind="${kind}"]`);
-    const audio = box?.querySelector("audio");
-    if (audio) {
-      audio.pause();
-      URL.revokeObjectURL(audio.src);
-    }
-    box?.remove();
+    this.player(kind)?.pause();
+    this.players.querySelector(`[data-kind="${kind}"]`)?.remove();
+  }
+
+  /** Draw the result's waveform when the card comes into view, once for each attempt. */
+  show() {
+    const { task } = this;
+    if (!this.visible || !task.waveform || this.drawn === task.attempt) return;
+    this.drawn = task.attempt;
+    call(`/api/tasks/${task.id}/waveform`).then((answer) => answer.json()).then((picture) => {
+      if (this.task.attempt === task.attempt) this.wave.draw(picture, task.result.durationSeconds);
+    }).catch(() => {
+      this.drawn = null; // it is a picture: the next look tries again
+    });
   }
 
   /** Ask for another conversion of the original; the plan is told before it is sent. */
