@@ -11,6 +11,7 @@ from flaskr.accounts import Accounts
 from flaskr.config import Config
 from flaskr.conversions import Conversions
 from flaskr.db import db, migrate
+from flaskr.metrics import PoolUse
 from worker.contract.logs import set_up_logs
 from worker.contract.queue import Queue, make_celery
 from worker.contract.settings import SettingsError
@@ -35,6 +36,8 @@ def create_app(config: Config | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     db.init_app(app)
     migrate.init_app(app)
+    with app.app_context():
+        PoolUse(db.engine, config.database_connections)
     queue = Queue(make_celery(config.addresses), config.addresses)
     store = open_store(config.addresses.storage_url)
     app.extensions["store"] = store

@@ -10,6 +10,7 @@ from worker.contract.settings import Addresses, SettingsError, number, read_addr
 
 MIB = 1024 * 1024
 HOUR = 3600
+_OVERFLOW = 2  # connections beyond the pool in a rush
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Config:
             database_pool=whole(env, "DATABASE_POOL", 10, 1, 200),
         )
 
+    @property
+    def database_connections(self) -> int:
+        """As many connections one process may have at once."""
+        return self.database_pool + _OVERFLOW
+
     def flask(self) -> Mapping[str, object]:
         """Return what Flask and its extensions read from their own configuration."""
         return {
@@ -85,7 +91,7 @@ class Config:
             return {"connect_args": {"timeout": 30}}
         return {
             "pool_size": self.database_pool,
-            "max_overflow": 2,
+            "max_overflow": _OVERFLOW,
             "pool_timeout": 5,  # then the request gets 503, instead of waiting behind all the others
             "pool_pre_ping": True,  # a restart of PostgreSQL costs no request
             "pool_recycle": 1800,

@@ -7,6 +7,7 @@ message, so both can always be found from a row; the sweeper puts right what a c
 
 import contextlib
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any
@@ -29,6 +30,8 @@ from worker.contract.store import ObjectMissing, Store, StoreError, StoreUnavail
 
 log = structlog.get_logger()
 
+FINDINGS = ("upload_given_up", "lease_expired", "message_unsent", "message_lost", "tidied")
+PHASES = ("downloading", "converting", "uploading")
 PAGE = 1000  # tasks in one answer at most
 _BATCH = 200  # rows a sweeper takes at a time
 
@@ -109,6 +112,7 @@ class Conversions:
         self._config = config
         self._store = store
         self._queue = queue
+        self._untold: Counter[str] = Counter()  # what the sweeper found and could not yet tell
         # Another kind of token than the users': neither can ever pass for the other.
         self._tokens = URLSafeSerializer(
             config.jwt_secret_key, salt="job", signer_kwargs={"digest_method": hashlib.sha256}
@@ -317,9 +321,11 @@ class Conversions:
                 self._look_again(task_id)
                 raise StaleAttempt
             return
-        metrics.CONVERSIONS.labels("done" if done else "failed", task.format).inc()
-        for phase, seconds in (ended.phases or {}).items():
-            metrics.PHASE_SECONDS.labels(phase).observe(seconds)
+        phases = ended.phases or {}
+        metrics.CONVERSIONS.labels("done" if done else "failed", task.format, _last_phase(phases)).inc()
+        for phase in PHASES:
+            if phase in phases:
+                metrics.PHASE_SECONDS.labels(phase).observe(phases[phase])
         log.info("task.settled", task=task_id, attempt=ended.attempt, state=task.state.value, code=ended.code or None)
 
     def _refusal(self, task_id: int) -> Exception:
@@ -336,17 +342,17 @@ class Conversions:
 
         Any number of sweepers may run at once: each row is taken by one conditional UPDATE.
         """
-        found = {
-            "upload_given_up": self._sweep_receiving(),
-            "lease_expired": self._sweep_leases(),
-            "message_unsent": self._sweep_unsent(),
-            "message_lost": self._sweep_lost(),
-            "tidied": self._sweep_untidy(),
-        }
+        steps = (
+            self._sweep_receiving, self._sweep_leases, self._sweep_unsent, self._sweep_lost, self._sweep_untidy,
+        )  # fmt: skip
+        found = {kind: step() for kind, step in zip(FINDINGS, steps, strict=True)}
         for kind, count in found.items():
             if count:
-                metrics.FINDINGS.labels(kind).inc(count)
                 log.info("sweep.found", kind=kind, count=count)
+        self._untold.update(found)
+        with contextlib.suppress(QueueUnavailable):  # then it is told after a later sweep
+            self._queue.note_sweep(self._untold)
+            self._untold.clear()
         return found
 
     def prolong_leases(self) -> None:
@@ -488,7 +494,9 @@ class Conversions:
             ).all()
         )
         oldest = db.session.execute(
-            select(func.min(Task.sent_at), from_now()).where(Task.state == State.UPLOADED)
+            select(func.min(func.coalesce(Task.sent_at, Task.created_at)), from_now()).where(
+                Task.state == State.UPLOADED
+            )
         ).one()
         db.session.rollback()
         age = max(0.0, (oldest[1] - oldest[0]).total_seconds()) if oldest[0] else 0.0
@@ -499,6 +507,12 @@ class Conversions:
         gauges.append(("swnube_workers_busy", "Attempts under way.", {}, float(counts.get(State.PROCESSING, 0))))
         with contextlib.suppress(QueueUnavailable):
             gauges.append(("swnube_queue_depth", "Messages on the queue.", {}, float(self._queue.depth())))
+            found, silent = self._queue.sweeps()
+            text = "What sweepers found and put right."
+            gauges += [("swnube_sweeper_findings_total", text, {"kind": kind}, float(found.get(kind, 0)))
+                       for kind in FINDINGS]  # fmt: skip
+            if silent is not None:
+                gauges.append(("swnube_sweeper_silent_seconds", "Since a sweeper was last at work.", {}, silent))
         return gauges
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -566,3 +580,8 @@ class Conversions:
             return
         db.session.execute(delete(Task).where(Task.id == task_id, Task.state == state))
         db.session.commit()
+
+
+def _last_phase(phases: dict[str, float]) -> str:
+    """Return the last phase that was begun, from the times of those that were finished."""
+    return next((phase for phase in PHASES if phase not in phases), PHASES[-1])
