@@ -16,6 +16,7 @@ from worker.contract.logs import set_up_logs
 from worker.contract.queue import Queue, make_celery
 from worker.contract.settings import SettingsError
 from worker.contract.store import open_store
+from worker.contract.traces import set_up_traces
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -25,6 +26,7 @@ def create_app(config: Config | None = None) -> Flask:
     names it.
     """
     set_up_logs("web")
+    set_up_traces("web")
     if config is None:
         try:
             config = Config.from_environment()

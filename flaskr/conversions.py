@@ -27,6 +27,7 @@ from worker.contract.formats import FAILURES, INPUTS, OUTPUTS, Options
 from worker.contract.job import Job
 from worker.contract.queue import Queue, QueueUnavailable
 from worker.contract.store import ObjectMissing, Store, StoreError, StoreUnavailable, stat_of
+from worker.contract.traces import span, traceparent
 
 log = structlog.get_logger()
 
@@ -541,21 +542,29 @@ class Conversions:
 
     def _send(self, task: Task, request: str) -> bool:
         """Announce the current attempt. Without a broker the row waits, and the sweeper sends it."""
-        job = Job(
+        facts = {"swnube.task": task.id, "swnube.attempt": task.attempt}
+        with span("conversions send", "producer", attributes=facts) as sending:
+            job = self._job(task, request)
+            try:
+                self._queue.send(job)
+            except QueueUnavailable as error:
+                sending.fail("unavailable")
+                log.warning("task.unsent", task=task.id, attempt=task.attempt, reason=str(error))
+                # It was counted before it was sent; a message that never went out is no announcement in vain.
+                self._change(
+                    task.id, Task.attempt == task.attempt, Task.state == State.UPLOADED,
+                    sent_at=None, sends=Task.sends - 1,
+                )  # fmt: skip
+                return False
+        return True
+
+    def _job(self, task: Task, request: str) -> Job:
+        return Job(
             task=task.id, attempt=task.attempt, source=task.original_route, source_bytes=task.original_bytes,
             source_crc32c=task.original_crc32c, target=task.converted_route, format=task.format, options=task.options,
             token=str(self._tokens.dumps([task.id, task.attempt])), request=request,
+            trace=traceparent(),
         )  # fmt: skip
-        try:
-            self._queue.send(job)
-        except QueueUnavailable as error:
-            log.warning("task.unsent", task=task.id, attempt=task.attempt, reason=str(error))
-            # It was counted before it was sent; a message that never went out is no announcement in vain.
-            self._change(
-                task.id, Task.attempt == task.attempt, Task.state == State.UPLOADED, sent_at=None, sends=Task.sends - 1
-            )
-            return False
-        return True
 
     def _result_route(self, task: Task) -> str:
         return result_route(task.id, task.name, OUTPUTS[task.format].extension, task.attempt)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Never
 
 import structlog
-from celery.signals import setup_logging, worker_init, worker_process_init
+from celery.signals import setup_logging, worker_init, worker_process_init, worker_process_shutdown
 from environs import Env
 from kombu import Connection
 from kombu.transport import redis as kombu_redis
@@ -19,6 +19,7 @@ from worker.contract.logs import set_up_logs
 from worker.contract.queue import Queue, QueueUnavailable, make_celery
 from worker.contract.settings import SettingsError, read_addresses, read_api_url, text, whole
 from worker.contract.store import Store, open_store
+from worker.contract.traces import end_traces, set_up_traces
 from worker.pipeline import Pipeline, clear_scratch
 from worker.report import Api
 from worker.transcode import FfmpegMissing, Limits, Transcoder, Unprotected
@@ -93,6 +94,7 @@ def _worker_begins(**_: Any) -> None:
     A worker that could not convert safely takes no job: it ends, and says why.
     """
     set_up_logs("worker")  # Celery's own moment for that comes later
+    set_up_traces("worker")
     try:
         cleared = clear_scratch(_scratch)
         transcoder = Transcoder(_limits)
@@ -127,3 +129,8 @@ def _process_begins(**_: Any) -> None:
     set_up_logs("worker")
     store = _open_store()
     _pipeline[:] = [Pipeline(Api(_api_url), store, Queue(app, _addresses), _transcoder[0], _scratch)]
+
+
+@worker_process_shutdown.connect
+def _process_ends(**_: Any) -> None:
+    end_traces()

@@ -7,6 +7,7 @@ from celery import Celery
 
 from worker.contract.job import Job, JobError
 from worker.contract.queue import CELERY_TASK
+from worker.contract.traces import span
 from worker.pipeline import Pipeline
 
 log = structlog.get_logger()
@@ -25,4 +26,13 @@ def register(app: Celery, pipeline: "list[Pipeline]") -> None:
             return
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request=job.request or None, task=job.task, attempt=job.attempt)
-        pipeline[0].run(job)
+        facts = {
+            "swnube.task": job.task,
+            "swnube.attempt": job.attempt,
+            "swnube.request": job.request,
+            "swnube.format": job.format,
+        }
+        with span("conversions process", "consumer", job.trace, facts) as under_way:
+            if under_way.trace:
+                structlog.contextvars.bind_contextvars(trace=under_way.trace)
+            pipeline[0].run(job)
