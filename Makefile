@@ -5,12 +5,15 @@ PYTEST_ARGS ?= -n 3 --dist loadfile
 MINUTES ?= 10
 SEED ?= 1
 CASES ?= 50000
+SCRIPTS := .ci/run deploy/startup.sh deploy/containers/entrypoint deploy/containers/prepare tests/containers/run \
+	tests/containers/machine/boot
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-browser chaos fuzz lock audit licences docs lint fix local-tools dev-tools
+.PHONY: help run test test-slow test-browser test-containers test-terraform chaos fuzz lock audit licences docs lint \
+	fix local-tools dev-tools
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: local-tools ## Run the whole service here, on PORT (default 5000), with its data in instance/
 	@exec $(BIN)/python -m deploy.local
@@ -24,6 +27,13 @@ test-slow: dev-tools ## Run what `make test` leaves out for its length: every in
 test-browser: ## Use the page in a real Chromium, which the system must have
 	@$(PYTHON) deploy/local/prepare.py requirements/browser.txt
 	@$(BIN)/python -m pytest tests/browser
+
+test-containers: dev-tools ## Walk the containers' stack and bare Debian machines: WORDS go to pytest. Needs Docker, or root on Debian
+	@tests/containers/run $(WORDS)
+
+test-terraform: dev-tools ## Check the Terraform files with HashiCorp's own parser and formatter too, which needs Go
+	@GOBIN=$(CURDIR)/$(BIN) go install github.com/hashicorp/hcl/v2/cmd/hclfmt@v2.25.0
+	@$(BIN)/python -m pytest tests/terraform
 
 chaos: dev-tools ## Break everything at random under load, then check the books: MINUTES (10), SEED (1)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
@@ -51,6 +61,7 @@ lint: dev-tools ## Check style and types
 	@$(BIN)/python -m ruff check
 	@$(BIN)/python -m ruff format --check
 	@$(BIN)/python -m mypy
+	@$(BIN)/shellcheck $(SCRIPTS)
 
 fix: dev-tools ## Correct what the linter and formatter can correct by themselves
 	@$(BIN)/python -m ruff check --fix

@@ -106,6 +106,9 @@ PATIENCE = float(os.environ.get("WEB_PATIENCE_SECONDS") or 20)
 LEAST_BYTES_PER_SECOND = float(os.environ.get("WEB_LEAST_BYTES_PER_SECOND") or 1024)
 LONGEST_PAUSE = 60.0
 
+# The application is loaded before the port is opened: else connections would wait at a door that nobody answers yet, and
+# a balancer that finds the door open would send an upload there. The workers, forked from it, start at once.
+preload_app = True
 bind = f"0.0.0.0:{os.environ.get('PORT') or 5000}"
 # Requests wait for the database and the store, seldom for the processor, and the big copies release the GIL.
 worker_class = DrainingWorker
@@ -122,7 +125,7 @@ control_socket_disable = True
 forwarded_allow_ips = ""
 
 accesslog = None  # the application logs each request, with what it knows of it
-# gunicorn's own lines go the way of the application's: one JSON object each, from `on_starting` on.
+# gunicorn's own lines go the way of the application's: one JSON object each, once the application is loaded.
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -137,16 +140,12 @@ if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     # Without a folder each worker would answer /metrics with its own numbers alone.
     _own_metrics = Path(tempfile.mkdtemp(prefix="swnube-metrics-"))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_own_metrics)
+Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).mkdir(parents=True, exist_ok=True)
 
 
 def on_starting(server: "Arbiter") -> None:
-    """Sets up the logs, and drops the metrics that processes of an earlier run left."""
-    from worker.contract.logs import set_up_logs  # the project is on the path only now
-
-    set_up_logs("web")
-    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.db"):
+    """Drops the metrics that processes of an earlier run left."""
+    for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
         match = re.search(r"_(\d+)\.db$", path.name)
         if match and not _alive(int(match[1])):
             path.unlink(missing_ok=True)

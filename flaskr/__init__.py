@@ -14,10 +14,12 @@ from flaskr.conversions import Conversions
 from flaskr.db import db, migrate
 from flaskr.limits import Limits
 from flaskr.links import Links
+from flaskr.metrics import PoolUse
 from worker.contract.logs import set_up_logs
 from worker.contract.queue import Queue, make_celery
 from worker.contract.settings import SettingsError
 from worker.contract.store import open_store
+from worker.contract.traces import set_up_traces
 
 _ARCHIVES = 4  # made at once in one process
 
@@ -29,6 +31,7 @@ def create_app(config: Config | None = None) -> Flask:
     names it.
     """
     set_up_logs("web")
+    set_up_traces("web")
     if config is None:
         try:
             config = Config.from_environment()
@@ -40,6 +43,8 @@ def create_app(config: Config | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     db.init_app(app)
     migrate.init_app(app)
+    with app.app_context():
+        PoolUse(db.engine, config.database_connections)
     queue = Queue(make_celery(config.addresses), config.addresses)
     store = open_store(config.addresses.storage_url)
     app.extensions["keys"] = config.keys

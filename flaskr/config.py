@@ -15,6 +15,7 @@ from worker.contract.settings import Addresses, SettingsError, number, read_addr
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 HOUR = 3600
+_OVERFLOW = 2  # connections beyond the pool in a rush
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Config:
         """What signs and verifies tokens."""
         return SigningKeys(self.jwt_secret_key, self.jwt_secret_keys_old)
 
+    @property
+    def database_connections(self) -> int:
+        """As many connections one process may have at once."""
+        return self.database_pool + _OVERFLOW
+
     def flask(self) -> Mapping[str, object]:
         """Return what Flask and its extensions read from their own configuration."""
         return {
@@ -113,7 +119,7 @@ class Config:
             return {"connect_args": {"timeout": 30}}
         return {
             "pool_size": self.database_pool,
-            "max_overflow": 2,
+            "max_overflow": _OVERFLOW,
             "pool_timeout": 5,  # then the request gets 503, instead of waiting behind all the others
             "pool_pre_ping": True,  # a restart of PostgreSQL costs no request
             "pool_recycle": 1800,

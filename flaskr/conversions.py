@@ -10,6 +10,7 @@ import hashlib
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -31,9 +32,12 @@ from worker.contract.formats import FAILURES, INPUTS, OUTPUTS, Options
 from worker.contract.job import Job, waveform_route
 from worker.contract.queue import Queue, QueueUnavailable
 from worker.contract.store import ObjectMissing, Store, StoreError, StoreUnavailable, stat_of
+from worker.contract.traces import span, traceparent
 
 log = structlog.get_logger()
 
+FINDINGS = ("upload_given_up", "lease_expired", "message_unsent", "message_lost", "tidied", "expired")
+PHASES = ("downloading", "converting", "uploading")
 PAGE = 1000  # tasks in one answer at most
 _BATCH = 200  # rows a sweeper takes at a time
 _USAGE_SECONDS = 10.0  # how long what an account uses may be known from before
@@ -159,6 +163,7 @@ class Conversions:
         self._usage = _Usages()
         self._store = store
         self._queue = queue
+        self._untold: Counter[str] = Counter()  # what the sweeper found and could not yet tell
         # Another kind of token than the users': neither can ever pass for the other.
         self._tokens = URLSafeSerializer(
             config.keys.oldest_first, salt="job", signer_kwargs={"digest_method": hashlib.sha256}
@@ -416,9 +421,11 @@ class Conversions:
                 self._look_again(task_id)
                 raise StaleAttempt
             return
-        metrics.CONVERSIONS.labels("done" if done else "failed", task.format).inc()
-        for phase, seconds in (ended.phases or {}).items():
-            metrics.PHASE_SECONDS.labels(phase).observe(seconds)
+        phases = ended.phases or {}
+        metrics.CONVERSIONS.labels("done" if done else "failed", task.format, _last_phase(phases)).inc()
+        for phase in PHASES:
+            if phase in phases:
+                metrics.PHASE_SECONDS.labels(phase).observe(phases[phase])
         log.info("task.settled", task=task_id, attempt=ended.attempt, state=task.state.value, code=ended.code or None)
 
     def _refusal(self, task_id: int) -> Exception:
@@ -435,18 +442,18 @@ class Conversions:
 
         Any number of sweepers may run at once: each row is taken by one conditional UPDATE.
         """
-        found = {
-            "upload_given_up": self._sweep_receiving(),
-            "lease_expired": self._sweep_leases(),
-            "message_unsent": self._sweep_unsent(),
-            "message_lost": self._sweep_lost(),
-            "tidied": self._sweep_untidy(),
-            "expired": self._sweep_expired(),
-        }
+        steps = (
+            self._sweep_receiving, self._sweep_leases, self._sweep_unsent, self._sweep_lost, self._sweep_untidy,
+            self._sweep_expired,
+        )  # fmt: skip
+        found = {kind: step() for kind, step in zip(FINDINGS, steps, strict=True)}
         for kind, count in found.items():
             if count:
-                metrics.FINDINGS.labels(kind).inc(count)
                 log.info("sweep.found", kind=kind, count=count)
+        self._untold.update(found)
+        with contextlib.suppress(QueueUnavailable):  # then it is told after a later sweep
+            self._queue.note_sweep(self._untold)
+            self._untold.clear()
         return found
 
     def prolong_leases(self) -> None:
@@ -608,7 +615,9 @@ class Conversions:
             ).all()
         )
         oldest = db.session.execute(
-            select(func.min(Task.sent_at), from_now()).where(Task.state == State.UPLOADED)
+            select(func.min(func.coalesce(Task.sent_at, Task.created_at)), from_now()).where(
+                Task.state == State.UPLOADED
+            )
         ).one()
         db.session.rollback()
         age = max(0.0, (oldest[1] - oldest[0]).total_seconds()) if oldest[0] else 0.0
@@ -619,6 +628,12 @@ class Conversions:
         gauges.append(("swnube_workers_busy", "Attempts under way.", {}, float(counts.get(State.PROCESSING, 0))))
         with contextlib.suppress(QueueUnavailable):
             gauges.append(("swnube_queue_depth", "Messages on the queue.", {}, float(self._queue.depth())))
+            found, silent = self._queue.sweeps()
+            text = "What sweepers found and put right."
+            gauges += [("swnube_sweeper_findings_total", text, {"kind": kind}, float(found.get(kind, 0)))
+                       for kind in FINDINGS]  # fmt: skip
+            if silent is not None:
+                gauges.append(("swnube_sweeper_silent_seconds", "Since a sweeper was last at work.", {}, silent))
         return gauges
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -665,21 +680,29 @@ class Conversions:
 
     def _send(self, task: Task, request: str) -> bool:
         """Announce the current attempt. Without a broker the row waits, and the sweeper sends it."""
-        job = Job(
+        facts = {"swnube.task": task.id, "swnube.attempt": task.attempt}
+        with span("conversions send", "producer", attributes=facts) as sending:
+            job = self._job(task, request)
+            try:
+                self._queue.send(job)
+            except QueueUnavailable as error:
+                sending.fail("unavailable")
+                log.warning("task.unsent", task=task.id, attempt=task.attempt, reason=str(error))
+                # It was counted before it was sent; a message that never went out is no announcement in vain.
+                self._change(
+                    task.id, Task.attempt == task.attempt, Task.state == State.UPLOADED,
+                    sent_at=None, sends=Task.sends - 1,
+                )  # fmt: skip
+                return False
+        return True
+
+    def _job(self, task: Task, request: str) -> Job:
+        return Job(
             task=task.id, attempt=task.attempt, source=task.original_route, source_bytes=task.original_bytes,
             source_crc32c=task.original_crc32c, target=task.converted_route, format=task.format, options=task.options,
             token=str(self._tokens.dumps([task.id, task.attempt])), request=request,
+            trace=traceparent(),
         )  # fmt: skip
-        try:
-            self._queue.send(job)
-        except QueueUnavailable as error:
-            log.warning("task.unsent", task=task.id, attempt=task.attempt, reason=str(error))
-            # It was counted before it was sent; a message that never went out is no announcement in vain.
-            self._change(
-                task.id, Task.attempt == task.attempt, Task.state == State.UPLOADED, sent_at=None, sends=Task.sends - 1
-            )
-            return False
-        return True
 
     def _conversion_of(self, task: Task) -> Download:
         target = OUTPUTS[task.format]
@@ -710,3 +733,8 @@ class Conversions:
             return
         db.session.execute(delete(Task).where(Task.id == task_id, Task.state == state))
         db.session.commit()
+
+
+def _last_phase(phases: dict[str, float]) -> str:
+    """Return the last phase that was begun, from the times of those that were finished."""
+    return next((phase for phase in PHASES if phase not in phases), PHASES[-1])

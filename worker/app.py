@@ -6,10 +6,10 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import structlog
-from celery.signals import setup_logging, worker_init, worker_process_init
+from celery.signals import setup_logging, worker_init, worker_process_init, worker_process_shutdown
 from environs import Env
 from kombu import Connection
 from kombu.transport import redis as kombu_redis
@@ -18,10 +18,11 @@ from worker import tasks
 from worker.contract.logs import set_up_logs
 from worker.contract.queue import Queue, QueueUnavailable, make_celery
 from worker.contract.settings import SettingsError, read_addresses, read_api_url, text, whole
-from worker.contract.store import open_store
+from worker.contract.store import Store, open_store
+from worker.contract.traces import end_traces, set_up_traces
 from worker.pipeline import Pipeline, clear_scratch
 from worker.report import Api
-from worker.transcode import Limits, Transcoder
+from worker.transcode import FfmpegMissing, Limits, Transcoder, Unprotected
 
 log = structlog.get_logger()
 _FACTS_SECONDS = 30
@@ -73,12 +74,33 @@ def _logs(**_: Any) -> None:
     set_up_logs("worker")
 
 
+def _refuse(error: Exception) -> Never:
+    """End this process. Celery only logs what a signal's receiver raises, and would go on to take jobs and fail them."""
+    log.critical("worker.cannot_start", reason=f"{type(error).__name__}: {error}")
+    sys.exit(2)
+
+
+def _open_store() -> Store:
+    try:
+        return open_store(_addresses.storage_url)
+    except Exception as error:  # noqa: BLE001 - whatever it is (no credentials, say), no job could be done
+        _refuse(error)
+
+
 @worker_init.connect
 def _worker_begins(**_: Any) -> None:
-    """Before the processes are made: find out what ffmpeg can do, and clear up after workers that died."""
-    set_up_logs("worker")  # Celery sets them up only later
-    cleared = clear_scratch(_scratch)
-    transcoder = Transcoder(_limits)
+    """Before the processes are made: find out what ffmpeg can do, and clear up after workers that died.
+
+    A worker that could not convert safely takes no job: it ends, and says why.
+    """
+    set_up_logs("worker")  # Celery's own moment for that comes later
+    set_up_traces("worker")
+    try:
+        cleared = clear_scratch(_scratch)
+        transcoder = Transcoder(_limits)
+    except (Unprotected, FfmpegMissing, OSError) as error:
+        _refuse(error)
+    _open_store()
     _transcoder.append(transcoder)
     log.info("worker.ready", ffmpeg=transcoder.version, protections=transcoder.protections, cleared=cleared)
     facts = {
@@ -105,5 +127,10 @@ def _worker_begins(**_: Any) -> None:
 def _process_begins(**_: Any) -> None:
     """In each process: connections of its own."""
     set_up_logs("worker")
-    store = open_store(_addresses.storage_url)
+    store = _open_store()
     _pipeline[:] = [Pipeline(Api(_api_url), store, Queue(app, _addresses), _transcoder[0], _scratch)]
+
+
+@worker_process_shutdown.connect
+def _process_ends(**_: Any) -> None:
+    end_traces()

@@ -1,6 +1,7 @@
 """One attempt from claim to report. Knows no Celery."""
 
 import contextlib
+import contextvars
 import errno
 import fcntl
 import json
@@ -29,6 +30,7 @@ from worker.contract.store import (
     StoreUnavailable,
     stat_of,
 )
+from worker.contract.traces import span
 from worker.report import Api, ApiUnavailable, AttemptLost, pauses
 from worker.transcode import Cancelled, Transcoder, Unconvertible
 
@@ -108,18 +110,18 @@ class Pipeline:
         uploaded = False
         try:
             say("downloading", None)
-            original = self._download(job, folder, lost)
-            clock.lap("downloading")
-            conversion = self._transcoder.convert(
-                original, folder, job.format, Options.from_json(job.options), say, lost
-            )
-            source = conversion.source
-            clock.lap("converting")
+            with clock.phase("downloading"):
+                original = self._download(job, folder, lost)
+            with clock.phase("converting"):
+                conversion = self._transcoder.convert(
+                    original, folder, job.format, Options.from_json(job.options), say, lost
+                )
+                source = conversion.source
             say("uploading", None)
-            stat = self._upload(job, conversion.path, lost)
-            uploaded = True
-            picture = self._upload_waveform(job, folder, conversion.waveform)
-            clock.lap("uploading")
+            with clock.phase("uploading"):
+                stat = self._upload(job, conversion.path, lost)
+                uploaded = True
+                picture = self._upload_waveform(job, folder, conversion.waveform)
         except Cancelled:
             log.info("job.cancelled")
             return None, uploaded
@@ -224,15 +226,21 @@ class Pipeline:
 
 
 class _Clock:
-    """How long each phase took, in seconds."""
+    """How long each phase took that was finished, in seconds; each is a span too."""
 
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
-        self._since = time.monotonic()
 
-    def lap(self, phase: str) -> None:
-        now = time.monotonic()
-        self.phases[phase], self._since = round(now - self._since, 4), now
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        with span(name) as current:
+            try:
+                yield
+            except Unconvertible as error:
+                current.fail(error.code)
+                raise
+        self.phases[name] = round(time.monotonic() - began, 4)
 
 
 @contextlib.contextmanager
@@ -251,7 +259,8 @@ def _renewing(api: Api, job: Job, worker: str, lease: float, lost: threading.Eve
             except ApiUnavailable as error:
                 log.warning("lease.not_renewed", reason=str(error))
 
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    # In the context of this thread: its log lines name the task, its calls belong to the task's trace.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(renew,), name="lease", daemon=True)
     thread.start()
     try:
         yield

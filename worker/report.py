@@ -8,6 +8,7 @@ import requests
 import structlog
 
 from worker.contract.job import Job, Report
+from worker.contract.traces import span, traceparent
 
 log = structlog.get_logger()
 _TIMEOUT = (3, 20)  # seconds to connect, and to wait for a reply
@@ -61,15 +62,19 @@ class Api:
             "Authorization": f"Bearer {job.token}",
             "X-Request-ID": job.request or f"job-{job.task}-{job.attempt}",
         }
-        try:
-            reply = self._session.post(
-                f"{self._origin}/api/tasks/{job.task}/{verb}", json=body, headers=headers, timeout=_TIMEOUT,
-                allow_redirects=False,
-            )  # fmt: skip
-        except requests.RequestException as error:
-            raise ApiUnavailable(type(error).__name__) from error
-        if reply.status_code == 429 or reply.status_code >= 500:
-            raise ApiUnavailable(str(reply.status_code))
+        with span(f"POST {verb}", "client", attributes={"http.request.method": "POST"}) as asking:
+            if parent := traceparent():
+                headers["traceparent"] = parent
+            try:
+                reply = self._session.post(
+                    f"{self._origin}/api/tasks/{job.task}/{verb}", json=body, headers=headers, timeout=_TIMEOUT,
+                    allow_redirects=False,
+                )  # fmt: skip
+            except requests.RequestException as error:
+                raise ApiUnavailable(type(error).__name__) from error
+            asking.note({"http.response.status_code": reply.status_code})
+            if reply.status_code == 429 or reply.status_code >= 500:
+                raise ApiUnavailable(str(reply.status_code))
         return reply
 
 

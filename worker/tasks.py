@@ -10,6 +10,7 @@ from celery import Celery
 
 from worker.contract.job import Job, JobError
 from worker.contract.queue import CELERY_TASK
+from worker.contract.traces import span
 from worker.pipeline import Pipeline
 
 log = structlog.get_logger()
@@ -28,11 +29,15 @@ def register(app: Celery, pipeline: "list[Pipeline]") -> None:
             return
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request=job.request or None, task=job.task, attempt=job.attempt)
+        facts = {"swnube.task": job.task, "swnube.attempt": job.attempt, "swnube.request": job.request}
         # Celery ends its processes by this signal when it is not to wait for what they do, and handles it by itself as
         # long as they are idle.
         usual = signal.signal(TERM_SIGNAL, lambda *_: pipeline[0].stop())
         try:
-            pipeline[0].run(job)
+            with span("conversions process", "consumer", job.trace, {**facts, "swnube.format": job.format}) as current:
+                if current.trace:
+                    structlog.contextvars.bind_contextvars(trace=current.trace)
+                pipeline[0].run(job)
         finally:
             signal.signal(TERM_SIGNAL, usual)
         if pipeline[0].stopped:

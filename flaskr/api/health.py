@@ -45,11 +45,6 @@ def exposition() -> Response:
     except SQLAlchemyError:
         db.session.remove()
         gauges = []  # the counters are worth having then more than ever
-    pool: Any = db.engine.pool
-    if hasattr(pool, "checkedout"):
-        help_text = "Connections of one API process's pool."
-        gauges.append(("swnube_db_pool_connections", help_text, {"state": "used"}, float(pool.checkedout())))
-        gauges.append(("swnube_db_pool_connections", help_text, {"state": "idle"}, float(pool.checkedin())))
     return Response(metrics.exposition(gauges), mimetype="text/plain; version=0.0.4")
 
 

@@ -1,5 +1,6 @@
 """What every request goes through: its id, its receiving of files, its headers and its place in the metrics."""
 
+import contextlib
 import math
 import re
 import secrets
@@ -12,8 +13,10 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from flaskr import metrics
 from flaskr.conversions import Conversions, TaskMissing
+from worker.contract.traces import span
 
 _BODY = 1024 * 1024
+_WATCHING = ("/healthz", "/readyz", "/metrics")  # asked every few seconds: neither logged nor traced
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = structlog.get_logger()
 
@@ -62,6 +65,15 @@ def register(app: Flask) -> None:
             request.max_content_length = _BODY  # everything else is small, and is read into memory
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request=g.request_id, address=address())
+        route = _route()
+        if route not in _WATCHING:
+            g.trace = contextlib.ExitStack()
+            facts = {"http.request.method": request.method, "http.route": route, "swnube.request": g.request_id}
+            g.span = g.trace.enter_context(
+                span(f"{request.method} {route}", "server", request.headers.get("traceparent", ""), facts)
+            )
+            if g.span.trace:
+                structlog.contextvars.bind_contextvars(trace=g.span.trace)
 
     @app.url_value_preprocessor
     def _within_ids(_endpoint: str | None, values: dict[str, Any] | None) -> None:
@@ -82,14 +94,27 @@ def register(app: Flask) -> None:
             response.headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
         if request.path.startswith("/api/"):
             response.headers.setdefault("Cache-Control", "no-store")
-        route = request.url_rule.rule if request.url_rule else "unknown"
+        route = _route()
         seconds = time.perf_counter() - g.get("began", time.perf_counter())
         metrics.HTTP_REQUESTS.labels(request.method, route, response.status_code).inc()
         metrics.HTTP_SECONDS.labels(request.method, route).observe(seconds)
-        if route not in ("/healthz", "/readyz", "/metrics"):
+        if "span" in g:
+            g.span.note({"http.response.status_code": response.status_code})
+            if response.status_code >= 500:
+                g.span.fail(str(response.status_code))
+        if route not in _WATCHING:
             log.info("request.answered", method=request.method, route=route, status=response.status_code,
                      seconds=round(seconds, 4), user=getattr(g.get("caller"), "id", None))  # fmt: skip
         return response
+
+    @app.teardown_request
+    def _over(_error: BaseException | None) -> None:
+        if "trace" in g:
+            g.pop("trace").close()
+
+
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule else "unknown"
 
 
 # Of what a page may ask a browser for, ours needs nothing.

@@ -142,17 +142,27 @@ def test_an_upload_larger_than_the_balancers_memory_streams_through(stack: Stack
 
 
 def test_one_request_can_be_followed_through_every_log(stack: Stack) -> None:
-    """The caller's request id stands in the lines of balancer, API and worker; secrets stand in none."""
+    """The caller's request id leads from the balancer through API, message and worker and back; no secret is in a line."""
     user = stack.user()
     trail = "journey-0123456789"
     answer = user.upload(sound(), "trail.wav", "mp3", trail)
     assert answer.headers["X-Request-ID"] == trail
-    user.ended([answer.json()["task"]["id"]])
-    for service in ("balancer", "web", "worker"):
-        wait_for(
-            lambda service=service: any(trail in json.dumps(line) for line in stack.logs(service)),
-            f"{trail} in {service}",
-        )
+    task = answer.json()["task"]["id"]
+    user.ended([task])
+
+    def lines(service: str, key: str) -> list[dict[str, object]]:
+        return [line for line in stack.logs(service) if line.get(key) == trail]
+
+    way = ["/api/tasks", f"/api/tasks/{task}/claimed", f"/api/tasks/{task}/processed"]
+    wait_for(lambda: {line["path"] for line in lines("balancer", "request_id")} >= set(way), f"{trail} at the balancer")
+    through = lines("balancer", "request_id")
+    assert {line["path"] for line in through} == set(way)
+    assert {line["status"] for line in through} == {"200"}
+    senders = {line["path"]: line["remote_addr"] for line in through}
+    assert senders[way[1]] == senders[way[2]] != senders[way[0]]
+    told = {(line["event"], line.get("task")) for line in lines("web", "request")}
+    assert {("task.submitted", task), ("task.settled", task)} <= told
+    assert {line.get("task") for line in lines("worker", "request")} == {task}
     logs = json.dumps([stack.logs(service) for service in ("balancer", "web", "worker", "sweeper")])
     secrets = docker(
         "exec", stack.containers("web")[0], "sh", "-c", "for f in /run/secrets/*; do cat $f; echo; done"
@@ -201,9 +211,12 @@ def test_a_worker_reaches_only_broker_bucket_and_balancer(stack: Stack) -> None:
     """The database and the web instances have no name and no way there; nor has the internet; nor is there a secret."""
     code = """
 import os, socket
-for name in ("redis", "bucket", "balancer", "postgres", "web"):
-    try: print(name, bool(socket.gethostbyname(name)))
-    except OSError: print(name, False)
+from concurrent.futures import ThreadPoolExecutor
+def known(name):
+    try: return bool(socket.gethostbyname(name))
+    except OSError: return False
+names = "redis", "bucket", "balancer", "postgres", "web"
+for name, found in zip(names, ThreadPoolExecutor().map(known, names)): print(name, found)
 try: socket.create_connection(("192.0.2.1", 443), 2); print("out", True)
 except OSError: print("out", False)
 print("secrets", any(n.startswith(("JWT", "DATABASE")) for n in os.environ) or os.path.exists("/run/secrets"))

@@ -5,13 +5,16 @@ the bindings that are generated from that provider's schema (@cdktf/provider-goo
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hcl2
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "terraform"
@@ -126,8 +129,27 @@ def test_no_secret_is_written_in_the_configuration() -> None:
             assert "password" not in block.arguments
 
 
-@pytest.mark.skipif(not shutil.which("terraform"), reason="terraform is not installed")
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.tf")), ids=lambda path: path.name)
+def test_the_configuration_is_valid_hcl(path: Path) -> None:
+    """A parser of the whole language, independent of the reader above, takes every file."""
+    with path.open() as file:
+        assert hcl2.load(file)
+
+
+def formatter() -> list[str]:
+    """The command that fails when it would change the files after its words: HashiCorp's own, or Terraform's."""
+    names = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if found := shutil.which("hclfmt", path=names):
+        return [found, "-require-no-change"]
+    for name in ("terraform", "tofu"):
+        if found := shutil.which(name):
+            return [found, "fmt", "-check"]
+    return []
+
+
+@pytest.mark.skipif(not formatter(), reason="neither hclfmt nor terraform is here: `make test-terraform` brings hclfmt")
 def test_the_configuration_is_formatted() -> None:
-    """`terraform fmt` would change nothing."""
-    done = subprocess.run(["terraform", "fmt", "-check", "-diff", FOLDER], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    """The formatter behind `terraform fmt` would change nothing."""
+    for path in sorted(FOLDER.glob("*.tf")):
+        done = subprocess.run([*formatter(), path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{path.name}: {done.stderr or done.stdout}"

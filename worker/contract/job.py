@@ -19,7 +19,7 @@ class Job:
     source_bytes, source_crc32c: what the download must be equal to; crc32c as eight hexadecimal digits.
     format: the name under OUTPUTS; options: wire names and values, as ``Options.to_json`` gives them.
     token: the bearer for claiming and reporting this attempt, and nothing else.
-    request: the id of the request that asked for it, for the logs.
+    request: the id of the request that asked for it, for the logs; trace: its `traceparent`, where there are traces.
     """
 
     task: int

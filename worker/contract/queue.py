@@ -6,6 +6,7 @@ needed for a task to end: messages may be lost, doubled or late.
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ from worker.contract.settings import Addresses
 CELERY_TASK = "swnube.convert"
 QUEUE = "conversions"
 _PROGRESS_SECONDS = 120
+_FINDINGS = "swnube:sweeper:findings"
+_SWEPT = "swnube:sweeper:swept"
+_SWEPT_SECONDS = 3600  # how long it is known when a sweeper was here
 _FACTS_SECONDS = 90  # a worker repeats its facts three times within that
 _VISIBILITY_SECONDS = 6 * 3600  # above any conversion's wall clock: sooner, Celery would deliver a running job again
 _AWAY_SECONDS = 5.0  # after a failure, how long this process leaves the broker alone
@@ -160,6 +164,37 @@ class Queue:
         except redis.RedisError as error:
             raise self._away(error) from error
         return [json.loads(value) for value in values if value]
+
+    def note_sweep(self, found: Mapping[str, int]) -> None:
+        """Add to what sweepers ever found, by kind, and leave word that one was here; raises QueueUnavailable.
+
+        Kept here because a sweeper serves nobody whom Prometheus could ask, and ends with what it counted.
+        """
+        self._not_away()
+        try:
+            with self._redis.pipeline() as pipeline:
+                for kind, count in found.items():
+                    pipeline.hincrby(_FINDINGS, kind, count)
+                pipeline.set(_SWEPT, "", ex=_SWEPT_SECONDS)
+                pipeline.execute()
+        except redis.RedisError as error:
+            raise self._away(error) from error
+
+    def sweeps(self) -> tuple[dict[str, int], float | None]:
+        """Return what sweepers ever found, by kind, and how many seconds ago one was here; raises QueueUnavailable.
+
+        The seconds are None when that was more than an hour ago.
+        """
+        self._not_away()
+        try:
+            with self._redis.pipeline() as pipeline:
+                pipeline.hgetall(_FINDINGS)
+                pipeline.pttl(_SWEPT)
+                found, left = pipeline.execute()
+        except redis.RedisError as error:
+            raise self._away(error) from error
+        silent = _SWEPT_SECONDS - left / 1000 if left >= 0 else None
+        return {kind: int(count) for kind, count in found.items()}, silent
 
     def _not_away(self) -> None:
         if time.monotonic() < self._away_until:
