@@ -105,7 +105,7 @@ _LEAST_SAMPLES = 32
 # Decoding a result must not cost more than this share of the conversion, so that all checks together stay under a tenth. Short ones
 # are always decoded: there it is a matter of milliseconds.
 _CHECKING_SHARE = 0.075
-_SHORT_SECONDS = 120.0
+_SHORT_SECONDS = 110.0
 _FFMPEG_START_CPU = 0.08
 # What decoding costs of the time that decoding an MP3 and encoding takes; other codecs' shares are far above the limit.
 _DECODING_SHARE = {"mp3": 0.065, "vorbis": 0.065, "aac": 0.065}
@@ -422,7 +422,10 @@ class _Job:
             names = {"albumartist": "album_artist", "tracknumber": "track", "discnumber": "disc"}
             for name, values in tags.items():
                 key = reader.vorbis_name(names.get(name, name))
-                if key:
+                if key and wanted.tags == "vorbis":
+                    key, text = reader.packed_comment(key, values)
+                    lines.append(f"{escape_metadata(key)}={escape_metadata(text)}")
+                elif key:
                     lines.append(f"{escape_metadata(key)}={escape_metadata('; '.join(values))}")
         if wanted.tags == "vorbis":
             lines += [
