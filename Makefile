@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?= -n 3 --dist loadfile
 MINUTES ?= 10
+EXAMPLES ?= 5000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-browser chaos docs lint fix local-tools dev-tools
+.PHONY: help run test test-slow test-browser chaos fuzz cost docs lint fix local-tools dev-tools
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,13 @@ test-browser: ## Use the page in a real Chromium, which the system must have
 
 chaos: dev-tools ## Break everything at random under load, then check the books: MINUTES (10), SEED (1)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+
+fuzz: dev-tools ## Fuzz the reading of files, options and plans: EXAMPLES (5000) of each, SEED (1)
+	@FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) tests/worker/transcode/test_fuzz.py tests/worker/test_formats.py
+
+cost: dev-tools ## Measure what conversions take beside the bare ffmpeg (FFMPEG chooses it): CPU, time, memory
+	@$(BIN)/python -m tests.measure.conversion_cost --seconds 120
+	@$(BIN)/python -m tests.measure.conversion_cost --seconds 3600 --repeat 1 --formats wav,ogg,m4a
 
 docs: dev-tools ## Write the documents that come from the code
 	@$(BIN)/python -m worker.contract.formats_doc > docs/formats.md
