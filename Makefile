@@ -3,14 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?= -n 3 --dist loadfile
 MINUTES ?= 10
+EXAMPLES ?= 5000
 SEED ?= 1
 CASES ?= 50000
 SCRIPTS := .ci/run deploy/startup.sh deploy/containers/entrypoint deploy/containers/prepare tests/containers/run \
 	tests/containers/machine/boot
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-browser test-containers test-terraform chaos fuzz lock audit licences docs lint \
-	fix local-tools dev-tools
+.PHONY: help run test test-slow test-browser test-containers test-terraform chaos fuzz fuzz-audio cost lock audit \
+	licences docs lint fix local-tools dev-tools
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,13 @@ chaos: dev-tools ## Break everything at random under load, then check the books:
 
 fuzz: dev-tools ## Send the service what no client should: CASES (50000), SEED (1)
 	@CASES=$(CASES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadfile -rP -q
+
+fuzz-audio: dev-tools ## Fuzz the reading of files, options and plans: EXAMPLES (5000) of each, SEED (1)
+	@FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) tests/worker/transcode/test_fuzz.py tests/worker/test_formats.py
+
+cost: dev-tools ## Measure what conversions take beside the bare ffmpeg (FFMPEG chooses it): CPU, time, memory
+	@$(BIN)/python -m tests.measure.conversion_cost --seconds 120
+	@$(BIN)/python -m tests.measure.conversion_cost --seconds 3600 --repeat 1 --formats wav,ogg,m4a
 
 docs: dev-tools ## Write the documents that come from the code
 	@$(BIN)/python -m worker.contract.formats_doc > docs/formats.md

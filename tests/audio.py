@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -129,6 +130,17 @@ def mono(path: Path, rate: int = 8_000) -> list[float]:
     """A file's samples as one channel of numbers from -1 to 1."""
     data = samples(path, rate, 1, "s16le")
     return [value / 32_768 for (value,) in struct.iter_unpack("<h", data)]
+
+
+def loudness(path: Path) -> tuple[float, float]:
+    """A file's integrated loudness in LUFS and its true peak in dBTP, by ffmpeg's meter."""
+    said = subprocess.run(
+        [ffmpeg(), "-hide_banner", "-nostdin", "-i", path, "-af", "ebur128=peak=true", "-f", "null", "-"],
+        capture_output=True, text=True, check=True, errors="replace",
+    ).stderr  # fmt: skip
+    summary = said[said.rindex("Summary:") :]
+    found = [re.search(rf"{name}:\s+(-?[\d.]+)", summary) for name in ("I", "Peak")]
+    return tuple(float(match[1]) if match else -math.inf for match in found)  # type: ignore[return-value]
 
 
 def signal_to_noise(first: list[float], second: list[float], reach: int = 1_200) -> float:

@@ -9,7 +9,7 @@ from flaskr.api.authentication import caller, public, user_required
 from flaskr.api.errors import problem
 from flaskr.api.parsing import Blueprint
 from flaskr.api.tasks import conversions, target_named
-from worker.contract.formats import catalogue, parse_options, plan, probe_from_json
+from worker.contract.formats import OptionError, catalogue, parse_options, plan, probe_from_json
 from worker.contract.queue import QueueUnavailable
 
 formats = Blueprint("formats", __name__, url_prefix="/api", description="What can be converted into what")
@@ -37,14 +37,19 @@ def list_formats() -> Response:
 @user_required
 def plan_conversion(body: dict[str, Any]) -> Any:
     """Tell what a conversion would give, for one of your tasks or for a probe of a file."""
-    target = target_named(body["newFormat"])
-    options = parse_options(target, body.get("options", {}))
-    if "task" in body:
-        source = conversions().get(caller(), body["task"]).source
+    target = target_named(body.pop("newFormat"))
+    task, described, inner = body.pop("task", None), body.pop("probe", None), body.pop("options", {})
+    if twice := sorted(body.keys() & inner.keys()):
+        raise OptionError({name: ["This option is there more than once."] for name in twice})
+    options = parse_options(target, {**inner, **body})  # beside newFormat, as PUT takes them, or in options
+    if task is not None and described is not None:
+        raise OptionError({"probe": ["Name a task or describe a file, not both."]})
+    if task is not None:
+        source = conversions().get(caller(), task).source
         if source is None:
             return problem(409, "No worker has looked at this task's file yet. Ask again when it is converted.")
     else:
-        source = body.get("probe")
+        source = described
         if source is None:
             sentence = "Name a task, or describe the file in probe."
             return problem(400, sentence, {"probe": [sentence]})

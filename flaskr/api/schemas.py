@@ -188,8 +188,11 @@ class NewConversion(Schema):
     newFormat = Text(required=True, validate=validate.Length(max=100))
 
 
-class PlanQuery(Lenient):
-    """A conversion to think through: of a task, or of a file that `probe` describes."""
+class PlanQuery(Schema):
+    """A conversion to think through: of a task, or of a file that `probe` describes. Options stand in `options` or beside it."""
+
+    class Meta:
+        unknown = INCLUDE
 
     newFormat = Text(required=True, validate=validate.Length(max=100))
     options = fields.Dict(keys=Text())

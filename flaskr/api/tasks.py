@@ -11,7 +11,7 @@ from flaskr.api.authentication import caller, user_required
 from flaskr.api.parsing import Blueprint
 from flaskr.conversions import Conversions, Download, Selection, UploadRefused
 from flaskr.models import SHOWN, State, Task
-from worker.contract.formats import OUTPUTS, OptionError, parse_options
+from worker.contract.formats import OUTPUTS, OptionError, Options, parse_options, plan, probe_from_json
 from worker.contract.queue import Progress, Queue
 
 tasks = Blueprint("tasks", __name__, url_prefix="/api", description="Files and their conversions")
@@ -97,9 +97,12 @@ def read(task_id: int) -> dict[str, Any]:
 @user_required
 def change(body: dict[str, Any], task_id: int) -> dict[str, Any]:
     """Convert the original again, to another format or with other options; the newest wish wins."""
-    conversions().get(caller(), task_id)
+    source = conversions().get(caller(), task_id).source
     target = target_named(body.pop("newFormat"))
-    task = conversions().reconvert(caller(), task_id, target, parse_options(target, body), g.request_id)
+    options = parse_options(target, body)
+    if source is not None:
+        _must_fit(source, target, options)
+    task = conversions().reconvert(caller(), task_id, target, options, g.request_id)
     return _shown([task])[0]
 
 
@@ -186,6 +189,15 @@ def target_named(raw: str) -> str:
     if target not in OUTPUTS:
         raise OptionError({"newFormat": [f"Unknown format. These can be written: {', '.join(sorted(OUTPUTS))}."]})
     return target
+
+
+def _must_fit(source: dict[str, Any], target: str, options: Options) -> None:
+    """Raise OptionError if the recording, once a worker has looked at it, does not allow what is asked: a part behind its end, say."""
+    try:
+        probe = probe_from_json(source)
+    except OptionError:  # reported by a worker of another version: it will decide itself
+        return
+    plan(probe, target, options)
 
 
 def _states(raw: str | None) -> tuple[State, ...]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.worker.fuzzing import FUZZ
 from worker.contract import formats
 from worker.contract.formats import (
     OUTPUTS,
@@ -182,6 +183,7 @@ _probes = st.builds(
 )
 
 
+@FUZZ
 @given(target=st.sampled_from(list(OUTPUTS)), raw=_options, probe=_probes)
 def test_any_options_and_any_input_give_a_possible_plan_or_a_refusal(
     target: str, raw: dict[str, object], probe: Probe
@@ -210,6 +212,7 @@ def test_any_options_and_any_input_give_a_possible_plan_or_a_refusal(
     assert planned.estimated_bytes is None or planned.estimated_bytes >= 0
 
 
+@FUZZ
 @given(probe=_probes)
 def test_a_probe_survives_the_wire(probe: Probe) -> None:
     """to_json and probe_from_json are inverses."""
@@ -223,6 +226,7 @@ _json = st.recursive(
 )
 
 
+@FUZZ
 @given(
     raw=st.one_of(
         _json,

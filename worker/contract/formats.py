@@ -129,6 +129,7 @@ NOTICES: Mapping[str, str] = MappingProxyType(
         "lossy_to_lossy": "A lossy recording is encoded again with loss.",
         "may_limit": "The loudness asked for is high: a limiter may hold the peaks.",
         "loudness_missed": "The result's measured loudness is more than half a LU from the one asked for.",
+        "peaks_over_full_scale": "The result's true peaks are above 0 dBTP, which some players clip.",
         "bitrate_differs": "The result's average bit rate is more than a quarter from the one asked for.",
         "tags_lost": "The format cannot hold tags.",
         "cover_lost": "The format cannot hold a cover picture, or not one of this kind.",
@@ -851,11 +852,26 @@ def parse_options(target: str, raw: Mapping[str, object]) -> Options:
     if wanted is None:
         raise OptionError({"newFormat": [f"There is no such format. Formats are {', '.join(OUTPUTS)}."]})
     options, errors = _read_fields(raw)
+    for wire, sentences in errors.items():
+        sentences += _allowed(wanted, _BY_WIRE.get(wire, ""))
     for name, message in _format_errors(wanted, options):
         errors.setdefault(_wire(name), []).append(message)
     if errors:
         raise OptionError(errors)
     return options
+
+
+def _allowed(wanted: Format, name: str) -> list[str]:
+    """What the format allows for an option whose value could not even be read."""
+    if name == "bitrate_kbps":
+        return _bitrate_errors(wanted, Options(bitrate_kbps=-1))
+    absurd = {"quality": -99.0, "sample_rate_hz": -1, "channels": -1, "bit_depth": -1}
+    if name in absurd:
+        return [message for _, message in _format_errors(wanted, Options(**{name: absurd[name]}))]  # type: ignore[arg-type]
+    if name in _LIMITS:
+        low, high = _LIMITS[name]
+        return [f"It must be from {_number_text(low)} to {_number_text(high)}."]
+    return []
 
 
 def _spell(values: Sequence[int], unit: str = "") -> str:
@@ -969,6 +985,7 @@ def catalogue(encoders: Collection[str] | None) -> dict[str, Any]:
         "inputs": sorted(INPUTS),
         "outputs": {entry.name: _describe(entry) for entry in written},
         "failures": dict(FAILURES),
+        "warnings": dict(NOTICES),
     }
 
 
@@ -1260,6 +1277,8 @@ class Plan:
     keeps_cover: bool = False
     keeps_chapters: bool = False
     estimated_bytes: int | None = None
+    source_channels: int = 0
+    """Channels of the input: where they differ from ``channels``, they are mixed before anything else is done."""
     warnings: tuple[Notice, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -1323,6 +1342,7 @@ def plan(probe: Probe, target: str, options: Options) -> Plan:
         start_seconds=start,
         end_seconds=end,
         duration_seconds=duration,
+        source_channels=probe.channels,
         estimated_bytes=_estimate(probe, wanted, output, duration, keeps_cover=carried["keeps_cover"]),
         warnings=tuple(warnings),
         **output,
@@ -1337,7 +1357,7 @@ def _cut(probe: Probe, options: Options, errors: dict[str, list[str]]) -> tuple[
     slack = 0.0005 if probe.duration_exact else max(0.1, (total or 0) * 0.05)
     if total is None:
         return start, end, None if end is None else end - start
-    if start and start >= total:
+    if start and start >= total + (0 if probe.duration_exact else slack):
         errors.setdefault("startSeconds", []).append(
             f"Must be less than the {total:.3f} seconds that the recording has."
         )

@@ -27,7 +27,7 @@ cannot be is refused with 400 and the allowed values; nothing is clamped or igno
 | `bitDepth` | bit | of lossless formats; by default that of a lossless input, and 16 for a lossy one |
 | `startSeconds`, `endSeconds` | s | the part to convert, to the sample |
 | `fadeInSeconds`, `fadeOutSeconds` | s | fades at the beginning and the end of that part |
-| `loudnessLufs` | LUFS | EBU R128 in two passes, -50 to -5; where peaks would pass -1 dBTP a limiter holds them |
+| `loudnessLufs` | LUFS | EBU R128, -50 to -5, measured over what is asked for; where peaks would pass -1 dBTP a limiter holds them; the result is measured too and written again until it is within 0.5 LU, or a warning says what it has |
 | `keepMetadata` | true, false | tags and chapters; default true |
 | `keepCover` | true, false | the front cover; default true |
 """
@@ -37,12 +37,14 @@ The result is read anew and compared with what was asked: codec, sample rate, ch
 frame for lossy ones; three where the container has no place for the encoder's delay: aac, mp2, ac3, eac3, wma), tags, cover and chapters.
 
 All of its audio is walked along, every frame, page and sample table from the first byte to the last, with checksums where there are any
-(`verified: walked`). It is also decoded to its end (`verified: decoded`) when it is shorter than two minutes, when it was copied, when no
-walk is known for the container, and whenever that costs at most 8 per cent of the conversion's own CPU time; that is so for mp3, ogg, m4a
-and aac from about four minutes on. Decoding FLAC, Opus, MP2 or AC-3 would cost 15 to 50 per cent, so long ones are walked only. In WAV
+(`verified: walked`). It is also decoded to its end (`verified: decoded`) when it is shorter than 110 seconds, when it was copied, when no
+walk is known for the container, and whenever that costs at most 7.5 per cent of the conversion's own CPU time; that is so for m4a and aac
+from about ten minutes on, for mp3 and ogg from about a quarter of an hour on. Decoding FLAC, Opus, MP2 or AC-3 would cost 15 to 50 per cent, so long ones are walked only. In WAV
 and AIFF a walk sees all there is.
 
-A truncated or damaged input gives a result with a warning when at least half of what its header promises could be read, else it fails.
+A truncated or damaged input gives a result with a warning when at least half of what its header promises, or of the part asked for, could
+be read, else it fails. Where a file only lets one guess its length (AAC streams, MP3 without an index) it is counted, and nothing is held
+against the guess.
 """
 
 

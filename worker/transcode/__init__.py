@@ -106,11 +106,15 @@ _LEAST_READABLE = 0.5
 _LEAST_SAMPLES = 32
 # Decoding a result must not cost more than this share of the conversion, so that all checks together stay under a tenth. Short ones
 # are always decoded: there it is a matter of milliseconds.
-_CHECKING_SHARE = 0.08
-_SHORT_SECONDS = 120.0
+_CHECKING_SHARE = 0.075
+_SHORT_SECONDS = 110.0
 _FFMPEG_START_CPU = 0.08
 # What decoding costs of the time that decoding an MP3 and encoding takes; other codecs' shares are far above the limit.
-_DECODING_SHARE = {"mp3": 0.065, "vorbis": 0.065, "aac": 0.04}
+_DECODING_SHARE = {"mp3": 0.065, "vorbis": 0.065, "aac": 0.065}
+# A result whose loudness is further from the one asked for is written again, so many times at most.
+_LOUDNESS_CLOSE = 0.25
+_LOUDNESS_ROUNDS = 4
+_MOST_EXTRA_GAIN = 12.0
 _CHAPTER_KINDS_BY_FFMPEG = frozenset({"mp4", "matroska"})
 _TAG_KINDS_BY_FFMPEG = frozenset({"vorbis", "matroska", "ffmpeg", "riff"})
 
@@ -230,6 +234,9 @@ class _Job:
         self._deadline = time.monotonic() + limits.wall_seconds
         self._facts: dict[str, Any] = {}
         self._cpu, self._memory = 0.0, 0
+        self._furthest: dict[str, float] = {}
+        self._guessed = False
+        """Whether the input's length is only worked out from its first frames, so that it promises nothing."""
 
     # ------------------------------------------------------------------------------------------------ the steps
 
@@ -242,12 +249,23 @@ class _Job:
         planned = self._plan(probe)
         self._on_progress("converting", 0.0)
         probe, planned, run, path, gain = self._convert(probe, planned, wanted)
+        if gain:
+            run, gain = self._approach(probe, planned, wanted, run, path, gain)
         self._on_progress("verifying", None)
         result = self._verify(probe, planned, wanted, run, path)
+        probe = self._with_true_length(probe, planned, run)
         if gain:
-            result["loudness"] = {**gain.report, **self._loudness_of(path, gain, result["warnings"])}
+            result["loudness"] = gain.report()
+            result["warnings"] += gain.warnings()
         told = {name: value for name, value in result.items() if value is not None}
         return Conversion(path, told, probe, self._cpu, self._memory, waveform.read(self._folder))
+
+    def _with_true_length(self, probe: Probe, planned: Plan, run: "_Run") -> Probe:
+        """The probe with the length that was found by decoding all of it, where only a guess was known before."""
+        stream, samples = run.account.stream, run.account.samples_in
+        if not self._guessed or probe.duration_exact or planned.end_seconds is not None or not stream or not samples:
+            return probe
+        return replace(probe, duration_seconds=samples / stream.sample_rate_hz, duration_exact=True)
 
     def _plan(self, probe: Probe) -> Plan:
         try:
@@ -279,6 +297,7 @@ class _Job:
 
     def _known_probe(self) -> Probe:
         facts = self._facts
+        self._guessed = facts["codec"] == "mp3" and not facts.get("duration_exact")
         return Probe(
             container=facts["container"],
             codec=facts["codec"],
@@ -319,6 +338,7 @@ class _Job:
         account = run.account
         if account.stream is None:
             raise self._unreadable(run)
+        self._guessed = "estimated" in account.facts
         found = _read_metadata(self._folder / dump)
         for name in ("tags", "chapters"):
             if not self._facts.get(name):
@@ -340,11 +360,32 @@ class _Job:
         )
 
     def _convert(self, probe: Probe, planned: Plan, wanted: Format) -> "tuple[Probe, Plan, _Run, Path, _Gain | None]":
+        if not planned.copied and not probe.duration_exact and self._needs_exact_duration():
+            seconds = self._exact_duration()
+            if seconds:
+                probe = replace(probe, duration_seconds=seconds, duration_exact=True)
+                planned = self._plan(probe)
+        gain = self._measure(planned) if self._options.loudness_lufs is not None else None
+        run, path = self._encode(probe, planned, wanted, gain)
+        heard = run.account.stream
+        if heard and self._facts.get("known") and _differs(heard, probe):
+            # The headers promised something else than the stream holds: believe the decoder and begin anew.
+            self._facts["known"] = False
+            self._facts.pop("demuxer", None)
+            truth = self._ffmpeg_probe()
+            if not _differs(heard, truth):
+                return self._convert(truth, self._plan(truth), wanted)
+        return probe, planned, run, path, gain
+
+    def _needs_exact_duration(self) -> bool:
+        """Whether what is asked can only be done, or refused, when the recording's true length is known."""
+        options = self._options
+        return bool(options.fade_out_seconds or options.start_seconds or options.end_seconds is not None)
+
+    def _encode(self, probe: Probe, planned: Plan, wanted: Format, gain: "_Gain | None") -> tuple[_Run, Path]:
+        """Write the result, once, with the given gain."""
         path = self._folder / f"result.{wanted.extension}"
-        gain = self._measure(probe, planned) if self._options.loudness_lufs is not None else None
         duration = planned.duration_seconds
-        if self._options.fade_out_seconds and (duration is None or not probe.duration_exact):
-            duration = self._exact_duration(probe, planned)
         padding, meta = self._metadata(probe, planned, wanted, duration)
         ffmpeg = self._ffmpeg
         arguments = [*ffmpeg.start(), "-progress", "pipe:1", "-stats_period", "0.5"]
@@ -362,22 +403,14 @@ class _Job:
             "-map_chapters",
             "1" if meta else "-1",
         ]
-        chain = [] if planned.copied else filters(planned, self._options, duration, gain.filters if gain else ())
+        chain = [] if planned.copied else filters(planned, self._options, duration, gain.filters() if gain else ())
         if chain:
             arguments += ["-af", ",".join(chain)]
         arguments += [*writing(ffmpeg, planned, padding), f"file:{path.name}"]
         arguments += self._waveform_tap(planned, chain, probe.codec, probe.sample_rate_hz, duration)
-        run = self._ffmpeg_run(arguments, None, duration)
+        run = self._ffmpeg_run(arguments, None, duration, share=(0.4, 1.0) if gain else (0.0, 1.0))
         self._judge(run)
-        heard = run.account.stream
-        if heard and self._facts.get("known") and _differs(heard, probe):
-            # The headers promised something else than the stream holds: believe the decoder and begin anew.
-            self._facts["known"] = False
-            self._facts.pop("demuxer", None)
-            truth = self._ffmpeg_probe()
-            if not _differs(heard, truth):
-                return self._convert(truth, self._plan(truth), wanted)
-        return probe, planned, run, path, gain
+        return run, path
 
     def _waveform_tap(
         self, planned: Plan, chain: Sequence[str], codec: str, rate: int, seconds: float | None, *, decoding: bool = False
@@ -403,7 +436,10 @@ class _Job:
             names = {"albumartist": "album_artist", "tracknumber": "track", "discnumber": "disc"}
             for name, values in tags.items():
                 key = reader.vorbis_name(names.get(name, name))
-                if key:
+                if key and wanted.tags == "vorbis":
+                    key, text = reader.packed_comment(key, values)
+                    lines.append(f"{escape_metadata(key)}={escape_metadata(text)}")
+                elif key:
                     lines.append(f"{escape_metadata(key)}={escape_metadata('; '.join(values))}")
         if wanted.tags == "vorbis":
             lines += [
@@ -460,57 +496,64 @@ class _Job:
 
     # ------------------------------------------------------------------------------------------------ loudness
 
-    def _measure(self, probe: Probe, planned: Plan) -> "_Gain":
-        """First pass: how loud the part asked for is, and what gain brings it where it shall be."""
-        quiet = replace(self._options, fade_in_seconds=None, fade_out_seconds=None)
-        chain = [*filters(replace(planned, codec="", bit_depth=None), quiet, None), "ebur128=peak=true:framelog=48"]
-        ffmpeg = self._ffmpeg
-        arguments = [*ffmpeg.start(), "-progress", "pipe:1", "-stats_period", "0.5"]
-        arguments += [
-            *ffmpeg.reading(self._source.name, self._facts.get("demuxer")),
-            "-map",
-            "0:a:0",
-            "-vn",
-            "-sn",
-            "-dn",
-        ]
-        arguments += ["-af", ",".join(chain), "-f", "null", "-"]
-        run = self._ffmpeg_run(arguments, None, planned.duration_seconds, share=(0.0, 0.4))
-        self._judge(run)
+    def _measure(self, planned: Plan) -> "_Gain":
+        """First pass: how loud that is which will be encoded, and what gain brings it where it shall be."""
+        chain = filters(replace(planned, codec="", bit_depth=None), self._options, planned.duration_seconds)
+        run = self._loudness_run(
+            self._source.name, self._facts.get("demuxer"), chain, duration=planned.duration_seconds, share=(0.0, 0.4)
+        )
         loudness, peak = run.account.loudness.get("I"), run.account.loudness.get("Peak")
         if loudness is None or peak is None or not -69.9 < loudness < 20:
             raise Unconvertible("too_quiet")
         assert self._options.loudness_lufs is not None  # noqa: S101 - the caller has looked
-        return _Gain.towards(self._options.loudness_lufs, loudness, peak, planned)
+        aim = self._options.loudness_lufs
+        return _Gain(aim, loudness, peak, aim - loudness, planned.sample_rate_hz)
 
-    def _loudness_of(self, path: Path, gain: "_Gain", warnings: list[dict[str, str]]) -> dict[str, float]:
-        """Measure the result itself: encoders move loudness a little and peaks more."""
+    def _approach(
+        self, probe: Probe, planned: Plan, wanted: Format, run: _Run, path: Path, gain: "_Gain"
+    ) -> "tuple[_Run, _Gain]":
+        """Measure the result itself, and write it again with a corrected gain where an encoder or the limiter took some loudness."""
+        gain = self._loudness_of(path, gain)
+        for _ in range(_LOUDNESS_ROUNDS):
+            if abs(gain.miss) <= _LOUDNESS_CLOSE:
+                break
+            following = gain.corrected()
+            again, _ = self._encode(probe, planned, wanted, following)
+            following = self._loudness_of(path, following)
+            closer = abs(following.miss) < abs(gain.miss) - 0.05
+            run, gain = again, following
+            if not closer:
+                break
+        return run, gain
+
+    def _loudness_of(self, path: Path, gain: "_Gain") -> "_Gain":
+        """The gain with what came of it."""
+        run = self._loudness_run(path.name, None, [])
+        return replace(
+            gain, measured=run.account.loudness.get("I", -70.0), result_peak=run.account.loudness.get("Peak", -70.0)
+        )
+
+    def _loudness_run(
+        self, name: str, demuxer: str | None, chain: Sequence[str], *, duration: float | None = None,
+        share: tuple[float, float] = (0.0, 1.0),
+    ) -> _Run:  # fmt: skip
+        """Have a file of the job's folder measured after the filters in ``chain``."""
         ffmpeg = self._ffmpeg
-        arguments = [*ffmpeg.start(), *ffmpeg.reading(path.name), "-map", "0:a:0", "-vn", "-sn", "-dn"]
-        arguments += ["-af", "ebur128=peak=true:framelog=48", "-f", "null", "-"]
-        run = self._ffmpeg_run(arguments, None, None)
+        arguments = [*ffmpeg.start(), "-progress", "pipe:1", "-stats_period", "0.5", *ffmpeg.reading(name, demuxer)]
+        arguments += ["-map", "0:a:0", "-vn", "-sn", "-dn", "-af", ",".join([*chain, "ebur128=peak=true:framelog=48"])]
+        run = self._ffmpeg_run([*arguments, "-f", "null", "-"], None, duration, share=share)
         self._judge(run)
-        loudness, peak = run.account.loudness.get("I", -70.0), run.account.loudness.get("Peak", -70.0)
-        if abs(loudness - gain.report["targetLufs"]) > 0.5:
-            message = f"The result has {loudness:g} LUFS instead of {gain.report['targetLufs']:g}."
-            message += " Its peaks left no room for more." if gain.report["limited"] else ""
-            warnings.append(Notice("loudness_missed", message).to_json())
-        return {"measuredLufs": loudness, "truePeakDbtp": peak}
+        return run
 
-    def _exact_duration(self, probe: Probe, planned: Plan) -> float | None:
-        """The length of the part asked for, counted sample by sample: a fade at the end needs to know where that is."""
+    def _exact_duration(self) -> float | None:
+        """The input's length, counted sample by sample, where its header only lets one guess."""
         ffmpeg = self._ffmpeg
         arguments = [*ffmpeg.start(), *ffmpeg.reading(self._source.name, self._facts.get("demuxer"))]
         arguments += ["-map", "0:a:0", "-vn", "-sn", "-dn", "-f", "null", "-"]
         run = self._ffmpeg_run(arguments, None, None)
         self._judge(run)
         stream, samples = run.account.stream, run.account.samples_in
-        if not stream or not samples:
-            return planned.duration_seconds
-        total = samples / stream.sample_rate_hz
-        return max(
-            0.0, (total if planned.end_seconds is None else min(total, planned.end_seconds)) - planned.start_seconds
-        )
+        return samples / stream.sample_rate_hz if stream and samples else None
 
     # -------------------------------------------------------------------------------------------------- checks
 
@@ -631,10 +674,11 @@ class _Job:
         heard = account.samples_in / account.stream.sample_rate_hz if account.samples_in and account.stream else None
         whole = heard if heard is not None else seconds if copied else None
         cut_short = planned.end_seconds is not None
-        if not cut_short and promised and whole is not None:
+        if promised and whole is not None and not (self._guessed and not probe.duration_exact):
+            until = promised if planned.end_seconds is None else min(promised, planned.end_seconds)
             slack = 0.1 if probe.duration_exact else max(0.5, promised * 0.05)
-            if whole < promised - slack:
-                if whole < promised * _LEAST_READABLE:
+            if whole < until - slack:
+                if whole - planned.start_seconds < (until - planned.start_seconds) * _LEAST_READABLE:
                     raise Unconvertible(
                         "damaged_input",
                         f"Only {whole:.1f} of the {promised:.1f} seconds are there: upload a complete copy.",
@@ -656,8 +700,6 @@ class _Job:
             return []
         expected = heard if not cut_short else min(heard, planned.end_seconds or heard)
         expected = max(0.0, expected - planned.start_seconds)
-        if planned.start_seconds and cut_short and heard < planned.start_seconds + 0.001:
-            return []
         if cut_short and planned.end_seconds is not None and probe.duration_seconds is None:
             expected = min(expected, planned.end_seconds - planned.start_seconds)
         allowed = _allowed_difference(planned)
@@ -704,7 +746,10 @@ class _Job:
             at = progress_seconds(chunk.decode("ascii", "replace").splitlines())
             if at is not None and duration:
                 low, high = share
-                self._on_progress(phase, round(100 * (low + (high - low) * min(1.0, at / duration)), 1))
+                percent = round(100 * (low + (high - low) * min(1.0, at / duration)), 1)
+                # A second round begins anew; a percentage that falls would only frighten.
+                percent = self._furthest[phase] = max(percent, self._furthest.get(phase, 0.0))
+                self._on_progress(phase, percent)
 
         request = {"folder": str(self._folder), "program": self._ffmpeg.path, "argv": list(arguments), "limits": limits}
         ended, _ = self._confined(request, seconds, hear_progress, account.hear)
@@ -786,32 +831,66 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Gain:
-    """What loudness normalisation does: the filters, and its account for the result (LUFS, dBTP, dB)."""
+    """What loudness normalisation does and what came of it (LUFS, dBTP, dB)."""
 
-    filters: tuple[str, ...]
-    report: dict[str, Any]
+    aim: float
+    loudness: float
+    """The input's, as are ``peak`` and what follows from both."""
+    peak: float
+    decibels: float
+    rate: int
+    measured: float = -70.0
+    """The result's loudness and true peak."""
+    result_peak: float = -70.0
 
-    @classmethod
-    def towards(cls, aim: float, loudness: float, peak: float, planned: Plan) -> "_Gain":
-        gain = aim - loudness
-        limited = peak + gain > -1.0
-        steps = [f"volume={gain:.2f}dB:precision=double"]
-        if limited:
+    @property
+    def limited(self) -> bool:
+        return self.peak + self.decibels > -1.0
+
+    @property
+    def miss(self) -> float:
+        """By how much the result is too quiet."""
+        return self.aim - self.measured
+
+    def corrected(self) -> "_Gain":
+        """The gain for another try. A limiter takes back most of what is added, so that what is missing is added twice."""
+        step = self.miss * (2.0 if self.limited and self.miss > 0 else 1.0)
+        return replace(self, decibels=min(self.decibels + step, self.aim - self.loudness + _MOST_EXTRA_GAIN))
+
+    def filters(self) -> list[str]:
+        steps = [f"volume={self.decibels:.2f}dB:precision=double"]
+        if self.limited:
             # True peaks lie between samples: hold them at four times the rate.
-            rate = planned.sample_rate_hz
             steps += [
-                f"aresample={rate * 4}",
+                f"aresample={self.rate * 4}",
                 "alimiter=limit=0.891251:level=false:attack=5:release=50",
-                f"aresample={rate}",
+                f"aresample={self.rate}",
             ]
-        report = {
-            "inputLufs": loudness,
-            "inputTruePeakDbtp": peak,
-            "gainDb": round(gain, 2),
-            "targetLufs": aim,
-            "limited": limited,
+        return steps
+
+    def report(self) -> dict[str, Any]:
+        """Under wire names."""
+        return {
+            "inputLufs": self.loudness,
+            "inputTruePeakDbtp": self.peak,
+            "gainDb": round(self.decibels, 2),
+            "targetLufs": self.aim,
+            "limited": self.limited,
+            "measuredLufs": self.measured,
+            "truePeakDbtp": self.result_peak,
         }
-        return cls(tuple(steps), report)
+
+    def warnings(self) -> list[dict[str, str]]:
+        """What a person should know about the outcome."""
+        found = []
+        if abs(self.miss) > 0.5:
+            message = f"The result has {self.measured:g} LUFS instead of {self.aim:g}."
+            message += " Its peaks left no room for more." if self.limited else ""
+            found.append(Notice("loudness_missed", message))
+        if self.result_peak > 0:
+            message = f"True peaks reach {self.result_peak:g} dBTP, which some players clip: ask for less loudness."
+            found.append(Notice("peaks_over_full_scale", message))
+        return [notice.to_json() for notice in found]
 
 
 class _Lines:

@@ -132,9 +132,12 @@ def _filter_program(machine: str) -> bytes | None:
     return b"".join(struct.pack("=HBBI", *step) for step in code)
 
 
+_PROGRAM = _filter_program(platform.machine())  # once: working it out takes longer than all the other locks together
+
+
 def lock_calls() -> bool:
     """Refuse sockets and other calls that reach outside. False where there is no seccomp or no list for this processor."""
-    program = _filter_program(platform.machine())
+    program = _PROGRAM
     if program is None:
         return False
     buffer = ctypes.create_string_buffer(program, len(program))

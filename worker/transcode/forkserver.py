@@ -12,6 +12,7 @@ kernel kills the confined process when the keeper dies.
 import array
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -182,6 +183,10 @@ def serve(handle: int) -> Never:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are reaped by the kernel
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     channel = socket.socket(fileno=handle)
+    # What is here stays: without this, collecting garbage would copy it page by page into every process forked from here.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
     while True:
         try:
             message, handles, _, _ = socket.recv_fds(channel, 16, 3)

@@ -19,7 +19,7 @@ import mutagen
 from mutagen import aiff, apev2, asf, flac, id3, mp3, mp4, oggopus, oggvorbis, trueaudio, wave, wavpack
 from mutagen.asf._attrs import ASFByteArrayAttribute
 
-from worker.transcode.walk import Broken, walk
+from worker.transcode.walk import Broken, ogg_checksum, walk
 
 COVER_FILE = "cover.bin"
 MAX_COVER_BYTES = 16 * 1024 * 1024
@@ -597,6 +597,9 @@ def _pair(text: str) -> tuple[int, int]:
     return min(first, 65_535), min(second, 65_535)
 
 
+_TITLE_FRAME = 12  # bytes that a chapter's title takes beside its text
+
+
 def _write_id3(tags: Any, values: Tags, cover: bytes | None, chapters: list[list[Any]]) -> None:
     frames = {name: getattr(id3, name) for name in (*_ID3, "TCMP")}
     for name, texts in values.items():
@@ -615,8 +618,10 @@ def _write_id3(tags: Any, values: Tags, cover: bytes | None, chapters: list[list
     if cover:
         tags.add(id3.APIC(encoding=0, mime=image_type(cover), type=3, desc="", data=cover))
     names = []
+    # mutagen writes the shorter frames first, and readers take chapters in the order in which they stand: of one length they stay in order.
+    longest = min(1_000, max((len(str(title).encode()) for _, _, title in chapters), default=0))
     for number, (start, end, title) in enumerate(chapters):
-        names.append(f"chp{number}")
+        names.append(f"chp{number:04d}" + "_" * (longest - len(str(title).encode()) + (0 if title else _TITLE_FRAME)))
         tags.add(
             id3.CHAP(
                 element_id=names[-1], start_time=round(start * 1000), end_time=round(end * 1000), start_offset=0xFFFFFFFF,
@@ -649,6 +654,74 @@ def _write_vorbis(tags: Any, values: Tags, chapters: list[list[Any]]) -> None:
 def vorbis_name(name: str) -> str:
     """The name as Vorbis comments allow it: printable ASCII without '='; empty if nothing is left."""
     return re.sub(r"[^\x20-\x3c\x3e-\x7d]", "", name)
+
+
+_PACK = "\x1e"
+_COMMENT, _STAND_IN = "COMMENT", "XOMMENT"
+
+
+def packed_comment(name: str, values: list[str]) -> tuple[str, str]:
+    """One comment for several values, which :func:`unpack_comments` takes apart in the file.
+
+    ffmpeg writes one value for each name, and COMMENT as DESCRIPTION, which other programs do not show. Between two values
+    as many bytes are left as the second one's own length and name will take: so the packet keeps its size, and nothing in
+    the file has to move.
+    """
+    key = (
+        _STAND_IN
+        if name.upper() == _COMMENT
+        else {"album_artist": "ALBUMARTIST", "track": "TRACKNUMBER", "disc": "DISCNUMBER"}.get(name, name)
+    )
+    gap = _PACK * (len(key) + 5)
+    return key, gap.join(text.replace(_PACK, " ") for text in values)
+
+
+def unpack_comments(path: str) -> None:
+    """Give every value in an Ogg file's comments its own entry, in place."""
+    with open(path, "r+b") as handle:
+        pages = list(_first_pages(handle, 2))
+        packet = bytearray(b"".join(body for _, _, body in pages[1:]))
+        start = {b"\x03vor": 7, b"Opus": 8}.get(bytes(packet[:4]))
+        if start is None:
+            return
+        vendor = int.from_bytes(packet[start : start + 4], "little")
+        count_at = at = start + 4 + vendor
+        count = found = int.from_bytes(packet[at : at + 4], "little")
+        at += 4
+        for _ in range(count):
+            length = int.from_bytes(packet[at : at + 4], "little")
+            entry = bytes(packet[at + 4 : at + 4 + length])
+            name, _, text = entry.partition(b"=")
+            gap = _PACK.encode() * (len(name) + 5)
+            name = _COMMENT.encode() if name == _STAND_IN.encode() else name
+            values = text.split(gap)
+            entries = [name + b"=" + value for value in values]
+            packet[at : at + 4 + length] = b"".join(len(each).to_bytes(4, "little") + each for each in entries)
+            found += len(entries) - 1
+            at += 4 + length
+        packet[count_at : count_at + 4] = found.to_bytes(4, "little")
+        at = 0
+        for place, head, body in pages[1:]:
+            fresh = bytes(packet[at : at + len(body)])
+            at += len(body)
+            checksum = ogg_checksum(head[:22] + bytes(4) + head[26:] + fresh)
+            handle.seek(place)
+            handle.write(head[:22] + checksum.to_bytes(4, "little") + head[26:] + fresh)
+
+
+def _first_pages(handle: BinaryIO, packets: int) -> Iterable[tuple[int, bytes, bytes]]:
+    """Place, header and body of the pages until so many packets are complete."""
+    at = complete = 0
+    while complete < packets:
+        handle.seek(at)
+        head = handle.read(27)
+        if len(head) < 27 or head[:4] != b"OggS":
+            return
+        head += handle.read(head[26])
+        body = handle.read(sum(head[27:]))
+        complete += sum(size < 255 for size in head[27:])
+        yield at, head, body
+        at += len(head) + len(body)
 
 
 def chapter_comments(chapters: Iterable[Iterable[Any]]) -> list[tuple[str, str]]:
@@ -762,6 +835,8 @@ def finish(
     """
     if kind not in ("vorbis", "matroska", "ffmpeg", "none") and (tags or cover_file or chapters):
         write_tags(path, kind, tags, cover_file, chapters)
+    if kind == "vorbis" and tags:
+        unpack_comments(path)
     facts = inspect(path, None)
     try:
         walked = walk(path, container)

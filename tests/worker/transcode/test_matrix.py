@@ -7,7 +7,7 @@ import pytest
 
 from tests import audio
 from tests.worker.transcode.conftest import Convert
-from worker.contract.formats import OUTPUTS
+from worker.contract.formats import OUTPUTS, Options, plan
 
 # Name of the input, how it is made: seconds, rate, channels, ffmpeg's options.
 INPUTS: Mapping[str, tuple[float, int, int, tuple[str, ...]]] = {
@@ -41,6 +41,14 @@ INPUTS: Mapping[str, tuple[float, int, int, tuple[str, ...]]] = {
     "mp2": (2.0, 48_000, 2, ()),
     "wv": (2.0, 44_100, 2, ()),
     "tta": (2.0, 44_100, 2, ()),
+    "w64": (2.0, 44_100, 2, ()),
+    "eac3": (2.0, 48_000, 2, ()),
+    "avi": (2.0, 44_100, 2, ("-c:a", "pcm_s16le")),
+    "ts": (2.0, 48_000, 2, ("-c:a", "mp2")),
+    "flv": (2.0, 44_100, 2, ("-c:a", "libmp3lame")),
+    "tagged.mp3": (2.0, 44_100, 2, ()),
+    "tagged.flac": (2.0, 44_100, 2, ()),
+    "tagged.m4a": (2.0, 44_100, 2, ()),
 }
 LOSSLESS = {
     "wav",
@@ -58,6 +66,9 @@ LOSSLESS = {
     "au",
     "wv",
     "tta",
+    "w64",
+    "avi",
+    "tagged.flac",
 }
 QUICK = {"mp3", "24.wav", "surround.wav", "m4a", "webm"}
 _made: dict[str, Path] = {}
@@ -72,8 +83,23 @@ def source_file(folder: Path, name: str) -> Path:
     """The input of that name, made once."""
     if name not in _made:
         seconds, rate, channels, options = INPUTS[name]
-        _made[name] = audio.make(folder / f"in.{name}", seconds, rate, channels, *options)
+        path = folder / f"in.{name}"
+        if name == "tagged.mp3":
+            _made[name] = audio.tagged_mp3(path, seconds)
+        elif name.startswith("tagged"):
+            _made[name] = retagged(folder, name)
+        else:
+            _made[name] = audio.make(path, seconds, rate, channels, *options)
     return _made[name]
+
+
+def retagged(folder: Path, name: str) -> Path:
+    """A FLAC or M4A file with tags and cover, made by ffmpeg out of the tagged MP3."""
+    path = folder / f"in.{name}"
+    audio.run(
+        "-i", source_file(folder, "tagged.mp3"), "-map", "0", "-c:v", "copy", "-disposition:v:0", "attached_pic", path
+    )
+    return path
 
 
 def check(convert: Convert, folder: Path, name: str, target: str) -> None:
@@ -83,6 +109,23 @@ def check(convert: Convert, folder: Path, name: str, target: str) -> None:
     done = convert(source, target)
     wanted = OUTPUTS[target]
     probe = done.source
+    planned = plan(probe, target, Options()).to_json()
+    came = {**done.result, "newFormat": target, "extension": wanted.extension}
+    foretold = (
+        "newFormat",
+        "codec",
+        "container",
+        "extension",
+        "mimeType",
+        "copied",
+        "sampleRateHz",
+        "channels",
+        "bitDepth",
+    )
+    assert {key: came.get(key) for key in foretold} == {key: planned.get(key) for key in foretold}
+    if name.startswith("tagged"):
+        tags = wanted.tags != "none"
+        assert ((done.result["tags"] or 0) >= 8, done.result["cover"]) == (tags, wanted.cover)
     assert (probe.sample_rate_hz, probe.channels) == (rate, channels)
     exact = (
         name in LOSSLESS
@@ -118,6 +161,18 @@ def test_common_conversions_keep_the_sound(convert: Convert, folder: Path, name:
 def test_every_conversion_keeps_the_sound(convert: Convert, folder: Path, name: str, target: str) -> None:
     """The whole matrix: every input to every output."""
     check(convert, folder, name, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", sorted(OUTPUTS))
+def test_ten_minutes_come_out_whole(convert: Convert, folder: Path, target: str) -> None:
+    """Ten minutes of stereo keep length and sound in every format, decoded to the end."""
+    if "long" not in _made:
+        _made["long"] = audio.make(folder / "in.long.wav", 600.0)
+    done = convert(_made["long"], target)
+    assert len(audio.samples(done.path, 8_000, 1, "s16le")) / 16_000 == pytest.approx(600.0, abs=0.2)
+    if OUTPUTS[target].lossless:
+        assert audio.samples(done.path, form="s16le") == audio.samples(_made["long"], form="s16le")
 
 
 @pytest.mark.parametrize("target", ["wav", "mp3", "ogg", "flac"])

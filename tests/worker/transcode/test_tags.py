@@ -58,6 +58,51 @@ def test_chapters_move_with_the_part_that_is_cut_out(tagged: Path, convert: Conv
     assert [(round(chapter.start_seconds, 2), chapter.title) for chapter in chapters] == [(0.0, "Début"), (0.3, "Zwei")]
 
 
+def read_by_mutagen(path: Path, target: str) -> dict[str, list[str]]:
+    """Artist, genre, title and comment as mutagen, not we, reads them."""
+    from mutagen import flac, id3, mp4, oggopus, oggvorbis, wave
+
+    if target in ("mp3", "wav"):
+        frames = id3.ID3(path) if target == "mp3" else wave.WAVE(path).tags
+        return {
+            "artist": frames["TPE1"].text, "genre": frames["TCON"].text, "title": frames["TIT2"].text,
+            "comment": frames.getall("COMM")[0].text,
+        }  # fmt: skip
+    if target == "m4a":
+        atoms = mp4.MP4(path)
+        keys = {"artist": "©ART", "genre": "©gen", "title": "©nam", "comment": "©cmt"}
+        return {name: list(atoms[key]) for name, key in keys.items()}
+    comments = {"ogg": oggvorbis.OggVorbis, "opus": oggopus.OggOpus, "flac": flac.FLAC}[target](path)
+    return {name: comments[name] for name in ("artist", "genre", "title", "comment")}
+
+
+@pytest.mark.parametrize("target", ["mp3", "wav", "m4a", "ogg", "opus", "flac"])
+def test_each_of_several_values_is_there_for_independent_readers(convert: Convert, tmp_path: Path, target: str) -> None:
+    """Two artists and two genres are two values in every family of tags, read by mutagen, and on the way back."""
+    from mutagen import id3
+
+    source = audio.tagged_mp3(tmp_path / "a.mp3")
+    tags = id3.ID3(source)
+    tags.add(id3.TPE1(encoding=3, text=["Ana Müller", "東京 Band"]))
+    tags.add(id3.TCON(encoding=3, text=["Jazz", "Bop"]))
+    tags.save(source)
+    done = convert(source, target)
+    assert read_by_mutagen(done.path, target) == {
+        "artist": ["Ana Müller", "東京 Band"], "genre": ["Jazz", "Bop"], "title": [audio.TAGS["title"]],
+        "comment": [audio.TAGS["comment"]],
+    }  # fmt: skip
+    assert read_by_mutagen(convert(done.path, "mp3").path, "mp3")["artist"] == ["Ana Müller", "東京 Band"]
+
+
+@pytest.mark.parametrize("target", ["mp3", "m4a", "ogg", "flac", "webm"])
+def test_ffmpeg_sees_the_chapters_in_their_order(tagged: Path, convert: Convert, target: str) -> None:
+    """Another program lists the three chapters one after another, with their titles."""
+    dumped = audio.run("-i", convert(tagged, target).path, "-f", "ffmetadata", "-").decode()
+    chapters = dumped.partition("[CHAPTER]")[2]
+    titles = [line.partition("=")[2] for line in chapters.splitlines() if line.lower().startswith("title=")]
+    assert titles == [title for _, _, title in audio.CHAPTERS]
+
+
 def test_tags_of_many_values_and_odd_names_do_no_harm(convert: Convert, tmp_path: Path) -> None:
     """Two artists, a name with '=' and line breaks, an empty value, a long text: what can be kept is, and nothing breaks."""
     from mutagen.flac import FLAC
