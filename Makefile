@@ -4,9 +4,10 @@ BIN := .venv/bin
 PYTEST_ARGS ?= -n 3 --dist loadfile
 MINUTES ?= 10
 SEED ?= 1
+PLANS ?= login conversion capacity
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-browser chaos docs lint fix local-tools dev-tools
+.PHONY: help run test test-slow test-browser test-jmeter stress chaos docs lint fix local-tools dev-tools
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,12 @@ test-slow: dev-tools ## Run what `make test` leaves out for its length: every in
 test-browser: ## Use the page in a real Chromium, which the system must have
 	@$(PYTHON) deploy/local/prepare.py requirements/browser.txt
 	@$(BIN)/python -m pytest tests/browser
+
+test-jmeter: dev-tools ## Run every stress plan once, small, in a real JMeter: needs Java, and Maven or JMeter 5.6
+	@$(BIN)/python -m pytest tests/jmeter/smoke
+
+stress: dev-tools ## Run the stress plans in full against a service started for them: PLANS (login conversion capacity)
+	@$(BIN)/python -m tests.measure.stress $(PLANS)
 
 chaos: dev-tools ## Break everything at random under load, then check the books: MINUTES (10), SEED (1)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
