@@ -129,7 +129,7 @@ def one(
         "Begun": begun.isoformat(timespec="seconds"),
         "JMeter": str(jmeter),
         "Service": f"{settings['protocol']}://{settings['host']}:{settings['port']}",
-        "Load": f"{settings['users']} users over {settings['ramp']} s, {settings['loops']} rounds each",
+        "Load": f"{settings['users']} users over {settings['ramp']} s; rounds of each: {settings['loops']}",
         "File": f"{file_fact}, to {settings.get('format', '—')}",
         "JMeter's machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "Its load average": f"{before:.2f} before, {os.getloadavg()[0]:.2f} after",

@@ -102,18 +102,18 @@ def as_text(table: Table) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def as_markdown(table: Table) -> str:
-    """A table in Markdown."""
+def as_markdown(table: Table, right: bool = True) -> str:
+    """A table in Markdown, with all but the first column to the right, or all to the left."""
     head, *body = [[cell.replace("|", "\\|") for cell in line] for line in table]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    lines = [head, ["---", *["---:" if right else "---"] * (len(head) - 1)], *body]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def as_html(table: Table) -> str:
-    """A table in HTML."""
+def as_html(table: Table, right: bool = True) -> str:
+    """A table in HTML, with all but the first column to the right, or all to the left."""
     head, *body = [[html.escape(cell) for cell in line] for line in table]
     rows = "".join(f"<tr><td>{'</td><td>'.join(line)}</td></tr>\n" for line in body)
-    return f"<table>\n<tr><th>{'</th><th>'.join(head)}</th></tr>\n{rows}</table>\n"
+    return f"<table{'' if right else ' class=words'}>\n<tr><th>{'</th><th>'.join(head)}</th></tr>\n{rows}</table>\n"
 
 
 def aggregate_table(run: Run) -> Table:
@@ -153,15 +153,15 @@ def _markdown(run: Run, pictures: list[str]) -> str:
     parts += ["## Aggregate report\n", "Times in milliseconds.\n", as_markdown(aggregate_table(run))]
     parts += ["## Limits\n", as_markdown(verdict_table(run))]
     if failed := trouble_table(run):
-        parts += ["## What went wrong\n", as_markdown(failed)]
+        parts += ["## What went wrong\n", as_markdown(failed, right=False)]
     parts += [f"![{PICTURES[name]}]({name})\n" for name in pictures]
-    parts += ["## How it was measured\n", as_markdown([("Fact", "Value"), *run.facts.items()])]
+    parts += ["## How it was measured\n", as_markdown([("Fact", "Value"), *run.facts.items()], right=False)]
     return "\n".join(parts)
 
 
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { border: 1px solid #ccc; padding: .25rem .6rem; text-align: right }
-th:first-child, td:first-child { text-align: left } th { background: #f2f2f2 } img { max-width: 100% }
+th:first-child, td:first-child, .words th, .words td { text-align: left } th { background: #f2f2f2 } img { max-width: 100% }
 .PASSED { color: #187a2f } .FAILED { color: #b3261e }"""
 
 
@@ -179,11 +179,11 @@ def _html(run: Run, pictures: list[str]) -> str:
     parts += ["<h2>Aggregate report</h2>\n<p>Times in milliseconds.</p>\n", as_html(aggregate_table(run))]
     parts += ["<h2>Limits</h2>\n", as_html(verdict_table(run))]
     if failed := trouble_table(run):
-        parts += ["<h2>What went wrong</h2>\n", as_html(failed)]
+        parts += ["<h2>What went wrong</h2>\n", as_html(failed, right=False)]
     parts += [f'<h2>{PICTURES[name]}</h2>\n<img src="{name}" alt="{PICTURES[name]}">\n' for name in pictures]
     if (run.folder / "dashboard" / "index.html").exists():
         parts.append('<p><a href="dashboard/index.html">JMeter’s own dashboard</a></p>\n')
-    parts += ["<h2>How it was measured</h2>\n", as_html([("Fact", "Value"), *run.facts.items()])]
+    parts += ["<h2>How it was measured</h2>\n", as_html([("Fact", "Value"), *run.facts.items()], right=False)]
     return _page(f"{run.scenario.title}: {run.word}", "".join(parts))
 
 

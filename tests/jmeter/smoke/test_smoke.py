@@ -61,6 +61,7 @@ def test_what_is_no_audio_fails(jmeter_run: Callable[..., Ran], tmp_path: Path) 
         0,
     )
     assert "Download" not in rows
+    assert re.search(r"Task \d+ FAILED: not_audio", ran.said)
     assert "Scenario 1: conversion: FAILED" in ran.said
 
 
