@@ -6,12 +6,13 @@ MINUTES ?= 10
 EXAMPLES ?= 5000
 SEED ?= 1
 CASES ?= 50000
+PLANS ?= login conversion capacity
 SCRIPTS := .ci/run deploy/startup.sh deploy/containers/entrypoint deploy/containers/prepare tests/containers/run \
 	tests/containers/machine/boot
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-browser test-containers test-terraform chaos fuzz fuzz-audio cost lock audit \
-	licences docs lint fix local-tools dev-tools
+.PHONY: help run test test-slow test-browser test-containers test-terraform test-jmeter stress chaos fuzz fuzz-audio \
+	cost lock audit licences docs lint fix local-tools dev-tools
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,12 @@ test-terraform: dev-tools ## Check the Terraform files with HashiCorp's own pars
 	@GOBIN=$(CURDIR)/$(BIN) go install github.com/hashicorp/hcl/v2/cmd/hclfmt@v2.25.0
 	@$(BIN)/python -m pytest tests/terraform
 
+test-jmeter: dev-tools ## Run every stress plan once, small, in a real JMeter: needs Java, and Maven or JMeter 5.6
+	@$(BIN)/python -m pytest tests/jmeter/smoke
+
+stress: dev-tools ## Run the stress plans in full against a service started for them: PLANS (login conversion capacity)
+	@$(BIN)/python -m tests.measure.stress $(PLANS)
+
 chaos: dev-tools ## Break everything at random under load, then check the books: MINUTES (10), SEED (1)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
 
@@ -57,7 +64,7 @@ lock: supply-tools ## Write the requirements*.txt from requirements/*.in: every 
 	    --python-version 3.11 --generate-hashes --no-annotate --no-strip-extras "$$@"; } && \
 	  compile browser.in --output-file browser.txt && compile dev.in -c browser.txt --output-file dev.txt && \
 	  compile local.in -c dev.txt --output-file local.txt && compile service.in -c local.txt --output-file ../requirements.txt && \
-	  compile supply.in -c browser.txt --output-file supply.txt
+	  compile bench.in -c browser.txt --output-file bench.txt && compile supply.in -c browser.txt --output-file supply.txt
 
 audit: supply-tools ## Ask the database of known vulnerabilities about everything the service is installed from (needs the internet)
 	@$(BIN)/pip-audit --require-hashes --disable-pip --strict --requirement requirements.txt
