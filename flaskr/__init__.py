@@ -11,6 +11,7 @@ from flaskr.accounts import Accounts
 from flaskr.config import Config
 from flaskr.conversions import Conversions
 from flaskr.db import db, migrate
+from flaskr.limits import Limits
 from worker.contract.logs import set_up_logs
 from worker.contract.queue import Queue, make_celery
 from worker.contract.settings import SettingsError
@@ -37,10 +38,12 @@ def create_app(config: Config | None = None) -> Flask:
     migrate.init_app(app)
     queue = Queue(make_celery(config.addresses), config.addresses)
     store = open_store(config.addresses.storage_url)
+    app.extensions["keys"] = config.keys
     app.extensions["store"] = store
     app.extensions["queue"] = queue
-    app.extensions["accounts"] = Accounts(config)
-    app.extensions["conversions"] = Conversions(config, store, queue)
+    limits = Limits(config.addresses.redis_url)
+    app.extensions["accounts"] = Accounts(config, limits)
+    app.extensions["conversions"] = Conversions(config, store, queue, limits)
     api.register(app)
     web.register(app)
     commands.register(app)

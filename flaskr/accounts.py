@@ -1,12 +1,12 @@
 """Accounts: register, authenticate, and the sessions behind tokens. No HTTP in here."""
 
+import contextlib
 import secrets
 import unicodedata
 from dataclasses import dataclass
-from threading import BoundedSemaphore
+from datetime import timedelta
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+import structlog
 from email_validator import EmailNotValidError, validate_email
 from flask_jwt_extended import create_access_token, create_refresh_token
 from sqlalchemy import delete, select, update
@@ -14,12 +14,14 @@ from sqlalchemy.exc import IntegrityError
 
 from flaskr.config import Config
 from flaskr.db import db, from_now
+from flaskr.limits import Limit, Limits, QuotaExceeded, network
 from flaskr.models import Session, User
-from worker.contract.settings import cores
+from flaskr.passwords import Passwords
+
+log = structlog.get_logger()
 
 NAME_LENGTH = 64
 EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3, without the angle brackets
-PASSWORD_LENGTH = 128
 
 
 class AccountRefused(ValueError):
@@ -34,6 +36,10 @@ class WrongCredentials(Exception):
     """No account has this e-mail with this password; which of the two is wrong is not told."""
 
 
+class TokenReplayed(Exception):
+    """The refresh token was used before: somebody else has it too, so its session is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who is asking, as their token says."""
@@ -46,30 +52,42 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a log-in gives: two JWTs, and the access token's life in seconds."""
+    """What a log-in gives: two JWTs with their lives in seconds; stay: whether a browser is to keep the second."""
 
     access: str
-    refresh: str | None
+    refresh: str
     seconds: int
+    refresh_seconds: int
+    stay: bool
 
 
 class Accounts:
     """Everything about accounts. One per process; threads share it."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, limits: Limits) -> None:
         self._config = config
-        # OWASP's figures for argon2id: 19 MiB, 2 passes, 1 lane.
-        self._hasher = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
-        # A flood of log-ins must leave processors to the uploads.
-        self._hashing = BoundedSemaphore(cores())
-        # Verified when the e-mail is unknown, so that the answer takes as long as for a wrong password.
-        self._nobody = self._hasher.hash(secrets.token_hex(16))
+        self._limits = limits
+        self._passwords = Passwords(config.password_min_length)
+        again = "Try again later."
+        self._failures_of_account = Limit(
+            "log-in-account", config.login_failures_per_account,
+            f"Too many failed log-ins to this account. {again}",
+        )  # fmt: skip
+        self._failures_of_address = Limit(
+            "log-in-address", config.login_failures_per_address,
+            f"Too many failed log-ins from your address. {again}",
+        )  # fmt: skip
+        self._sign_ups = Limit(
+            "sign-up-address", config.sign_ups_per_address, f"Too many sign-ups from your address. {again}"
+        )
 
-    def register(self, name: str, email: str, password: str, repeated: str) -> None:
+    def register(self, name: str, email: str, password: str, repeated: str, address: str) -> None:
         """Make an account.
 
-        Raises AccountRefused, also when another sign-up with the same name or e-mail wins the race.
+        address: from where it is asked. Raises AccountRefused, also when another sign-up with the same name or e-mail
+        wins the race; QuotaExceeded.
         """
+        self._limits.count(self._sign_ups, network(address))
         errors: dict[str, list[str]] = {}
         name = unicodedata.normalize("NFC", name).strip()
         if not name or len(name) > NAME_LENGTH or not name.isprintable():
@@ -82,9 +100,10 @@ class Accounts:
         if errors:
             raise AccountRefused(errors)
         user = User(name=name, name_key=name.casefold(), email=email, email_key=email.casefold(),
-                    password_hash=self._hash(password))  # fmt: skip
+                    password_hash="")  # fmt: skip
         taken = self._taken(user)
         if not taken:
+            user.password_hash = self._passwords.hash(password)
             db.session.add(user)
             try:
                 db.session.commit()
@@ -93,14 +112,11 @@ class Accounts:
                 taken = self._taken(user)
         if taken:
             raise AccountRefused(taken)
+        log.info("account.made", audit=True, user=user.id)
 
     def _password_errors(self, password: str, repeated: str, name: str, email: str) -> dict[str, list[str]]:
-        least = self._config.password_min_length
-        if not least <= len(password) <= PASSWORD_LENGTH:
-            return {"password1": [f"A password has {least} to {PASSWORD_LENGTH} characters."]}
-        known = {name.casefold(), email.casefold(), email.partition("@")[0].casefold()}
-        if password.casefold() in known or len(set(password)) < 3:
-            return {"password1": ["This password is too easy to guess: take one that is not your name or e-mail."]}
+        if complaint := self._passwords.complaint(password, name, email, email.partition("@")[0]):
+            return {"password1": [complaint]}
         if password != repeated:
             return {"password2": ["The passwords differ."]}
         return {}
@@ -119,38 +135,90 @@ class Accounts:
             errors["user"] = ["There is an account with this user name already."]
         return errors
 
-    def log_in(self, email: str, password: str) -> Tokens:
-        """Begin a session; raises WrongCredentials."""
+    def log_in(self, email: str, password: str, address: str, stay: bool = False) -> Tokens:
+        """Begin a session; raises WrongCredentials, QuotaExceeded.
+
+        address: from where it is asked; only what fails counts towards the limits.
+        stay: goes along with the refresh token and its successors, for whoever keeps them.
+        """
         try:
             key = normal_email(email).casefold()
         except ValueError:
             key = ""  # nobody has it; go on all the same, for the time it takes
+        counted = ((self._failures_of_address, network(address)), (self._failures_of_account, key))
+        try:
+            for limit, who in counted:
+                self._limits.check(limit, who)
+        except QuotaExceeded as error:
+            log.warning("account.log_in_refused", audit=True, quota=error.quota)
+            raise
         row = db.session.execute(select(User.id, User.password_hash).where(User.email_key == key)).one_or_none()
         db.session.rollback()  # the connection goes back before the hashing
-        if not self._verify(row.password_hash if row else self._nobody, password) or row is None:
+        if not self._passwords.verify(row.password_hash if row else None, password) or row is None:
+            for limit, who in counted:
+                with contextlib.suppress(QuotaExceeded):  # the next one is refused
+                    self._limits.count(limit, who)
+            # Both branches log one line each: neither takes longer than the other.
+            log.warning("account.log_in_failed", audit=True, user=row.id if row else None)
             raise WrongCredentials
-        if self._hasher.check_needs_rehash(row.password_hash):
-            db.session.execute(update(User).where(User.id == row.id).values(password_hash=self._hash(password)))
+        if self._passwords.outdated(row.password_hash):
+            db.session.execute(
+                update(User).where(User.id == row.id).values(password_hash=self._passwords.hash(password))
+            )
         session = Session(
             id=secrets.token_hex(16), user_id=row.id, expires_at=from_now(self._config.refresh_token_seconds)
         )
         db.session.add(session)
         db.session.commit()
-        claims = {"sid": session.id}
-        return Tokens(
-            create_access_token(identity=str(row.id), additional_claims=claims),
-            create_refresh_token(identity=str(row.id), additional_claims=claims),
-            self._config.access_token_seconds,
-        )
+        log.info("account.logged_in", audit=True, user=row.id, session=session.id)
+        return self._tokens(row.id, session.id, 0, self._config.refresh_token_seconds, stay)
 
-    def refresh(self, caller: Caller) -> Tokens:
-        """Return a new access token for the session of a refresh token."""
-        access = create_access_token(identity=str(caller.id), additional_claims={"sid": caller.session})
-        return Tokens(access, None, self._config.access_token_seconds)
+    def refresh(self, caller: Caller, rotation: int, stay: bool) -> Tokens:
+        """Return new tokens for the refresh token of that rotation, which is dead from now on.
+
+        Raises TokenReplayed when it was dead already, or dies in a race: of two that use one token, one is not its
+        owner, and nobody can tell which. So the session ends for both. The session's end stays where log-in put it.
+        """
+        turned = db.session.execute(
+            update(Session)
+            .where(
+                Session.id == caller.session,
+                Session.rotation == rotation,
+                Session.ended_at.is_(None),
+                Session.expires_at > from_now(),
+            )
+            .values(rotation=rotation + 1)
+            .returning(Session.expires_at, from_now())
+            .execution_options(synchronize_session=False)
+        ).one_or_none()
+        db.session.commit()
+        if turned is None:
+            self._end(caller.session)
+            log.warning("session.replayed", audit=True, user=caller.id, session=caller.session, rotation=rotation)
+            raise TokenReplayed
+        left = max(1, int((turned[0] - turned[1]).total_seconds()))
+        return self._tokens(caller.id, caller.session, rotation + 1, left, stay)
+
+    def _tokens(self, user_id: int, session: str, rotation: int, left: int, stay: bool) -> Tokens:
+        claims = {"sid": session}
+        renewing = {**claims, "rot": rotation, "stay": stay}
+        return Tokens(
+            create_access_token(identity=str(user_id), additional_claims=claims),
+            create_refresh_token(
+                identity=str(user_id), additional_claims=renewing, expires_delta=timedelta(seconds=left)
+            ),
+            self._config.access_token_seconds, left, stay,
+        )  # fmt: skip
 
     def log_out(self, caller: Caller) -> None:
         """End the session: its tokens are dead on every instance with the commit."""
-        db.session.execute(update(Session).where(Session.id == caller.session).values(ended_at=from_now()))
+        self._end(caller.session)
+        log.info("account.logged_out", audit=True, user=caller.id, session=caller.session)
+
+    def _end(self, session: str) -> None:
+        db.session.execute(
+            update(Session).where(Session.id == session, Session.ended_at.is_(None)).values(ended_at=from_now())
+        )
         db.session.commit()
 
     def caller(self, user_id: str, session_id: str) -> Caller | None:
@@ -175,17 +243,6 @@ class Accounts:
         gone = db.session.execute(delete(Session).where(Session.expires_at < from_now()))
         db.session.commit()
         return int(gone.rowcount)  # type: ignore[attr-defined]
-
-    def _hash(self, password: str) -> str:
-        with self._hashing:
-            return self._hasher.hash(password)
-
-    def _verify(self, password_hash: str, password: str) -> bool:
-        with self._hashing:
-            try:
-                return self._hasher.verify(password_hash, password)
-            except (VerificationError, InvalidHashError):
-                return False
 
 
 def normal_email(email: str) -> str:

@@ -6,9 +6,12 @@ from urllib.parse import urlsplit
 
 from environs import Env
 
+from flaskr.keys import LEAST_BYTES, SigningKeys
+from flaskr.limits import Limit
 from worker.contract.settings import Addresses, SettingsError, number, read_addresses, text, whole
 
 MIB = 1024 * 1024
+GIB = 1024 * MIB
 HOUR = 3600
 
 
@@ -19,11 +22,18 @@ class Config:
     addresses: Addresses
     database_url: str = field(repr=False)
     jwt_secret_key: str = field(repr=False)
+    jwt_secret_keys_old: tuple[str, ...] = field(default=(), repr=False)
     access_token_seconds: int = HOUR
     refresh_token_seconds: int = 30 * 24 * HOUR
     password_min_length: int = 8
     max_upload_bytes: int = 1024 * MIB
-    max_waiting_tasks: int = 1000
+    max_waiting_tasks: int = 20_000
+    max_stored_bytes: int = 100 * GIB
+    keep_task_seconds: int = 0
+    login_failures_per_account: str = "100 per hour"
+    login_failures_per_address: str = "300 per 5 minutes"
+    sign_ups_per_address: str = "1000 per 10 minutes"
+    conversions_per_account: str = "3000 per minute"
     download_url_seconds: int = 300
     lease_seconds: float = 45
     resend_seconds: float = 30
@@ -45,11 +55,18 @@ class Config:
             addresses=read_addresses(env),
             database_url=_database_url(env),
             jwt_secret_key=_secret(env),
+            jwt_secret_keys_old=_old_secrets(env),
             access_token_seconds=whole(env, "ACCESS_TOKEN_SECONDS", HOUR, 60, 24 * HOUR),
             refresh_token_seconds=whole(env, "REFRESH_TOKEN_SECONDS", 30 * 24 * HOUR, HOUR, 366 * 24 * HOUR),
             password_min_length=whole(env, "PASSWORD_MIN_LENGTH", 8, 8, 64),
             max_upload_bytes=whole(env, "MAX_UPLOAD_BYTES", 1024 * MIB, 1024, 100 * 1024 * MIB),
-            max_waiting_tasks=whole(env, "MAX_WAITING_TASKS", 1000, 1, 10**9),
+            max_waiting_tasks=whole(env, "MAX_WAITING_TASKS", 20_000, 1, 10**9),
+            max_stored_bytes=whole(env, "MAX_STORED_BYTES", 100 * GIB, 0, 2**60),
+            keep_task_seconds=whole(env, "KEEP_TASK_SECONDS", 0, 0, 100 * 366 * 24 * HOUR),
+            login_failures_per_account=_rate(env, "LOGIN_FAILURES_PER_ACCOUNT", "100 per hour"),
+            login_failures_per_address=_rate(env, "LOGIN_FAILURES_PER_ADDRESS", "300 per 5 minutes"),
+            sign_ups_per_address=_rate(env, "SIGN_UPS_PER_ADDRESS", "1000 per 10 minutes"),
+            conversions_per_account=_rate(env, "CONVERSIONS_PER_ACCOUNT", "3000 per minute"),
             download_url_seconds=whole(env, "DOWNLOAD_URL_SECONDS", 300, 10, HOUR),
             lease_seconds=number(env, "LEASE_SECONDS", 45, 1, HOUR),
             resend_seconds=number(env, "RESEND_SECONDS", 30, 0.5, HOUR),
@@ -60,6 +77,11 @@ class Config:
             database_pool=whole(env, "DATABASE_POOL", 10, 1, 200),
         )
 
+    @property
+    def keys(self) -> SigningKeys:
+        """What signs and verifies tokens."""
+        return SigningKeys(self.jwt_secret_key, self.jwt_secret_keys_old)
+
     def flask(self) -> Mapping[str, object]:
         """Return what Flask and its extensions read from their own configuration."""
         return {
@@ -68,7 +90,6 @@ class Config:
             "MAX_CONTENT_LENGTH": self.max_upload_bytes + MIB,  # the file, and what surrounds it
             "MAX_FORM_MEMORY_SIZE": 256 * 1024,  # all text fields; above the 64 KiB that are parsed at a time
             "MAX_FORM_PARTS": 50,
-            "JWT_SECRET_KEY": self.jwt_secret_key,
             "JWT_ALGORITHM": "HS256",
             "JWT_DECODE_ALGORITHMS": ["HS256"],
             "JWT_ACCESS_TOKEN_EXPIRES": self.access_token_seconds,
@@ -93,6 +114,15 @@ class Config:
         }
 
 
+def _rate(env: Env, name: str, default: str) -> str:
+    rate = (text(env, name, default) or default).lower()
+    try:
+        _ = Limit(name, rate, "").item
+    except ValueError as error:
+        raise SettingsError(f"{name} must be a rate such as “{default}”, or “off”.") from error
+    return rate
+
+
 def _database_url(env: Env) -> str:
     url = text(env, "DATABASE_URL", None)
     if not url:
@@ -112,6 +142,15 @@ def _secret(env: Env) -> str:
             "Set JWT_SECRET_KEY to a secret of at least 32 bytes, the same on every instance; "
             'python3 -c "import secrets; print(secrets.token_hex(32))" makes one.'
         )
-    if len(secret.encode()) < 32:
-        raise SettingsError("JWT_SECRET_KEY is too short: it must have at least 32 bytes.")
+    if len(secret.encode()) < LEAST_BYTES:
+        raise SettingsError(f"JWT_SECRET_KEY is too short: it must have at least {LEAST_BYTES} bytes.")
     return secret
+
+
+def _old_secrets(env: Env) -> tuple[str, ...]:
+    secrets = tuple(part.strip() for part in (text(env, "JWT_SECRET_KEYS_OLD", "") or "").split(",") if part.strip())
+    if any(len(secret.encode()) < LEAST_BYTES for secret in secrets):
+        raise SettingsError(
+            f"JWT_SECRET_KEYS_OLD must hold secrets of at least {LEAST_BYTES} bytes each, separated by commas."
+        )
+    return secrets

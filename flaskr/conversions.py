@@ -7,19 +7,23 @@ message, so both can always be found from a row; the sweeper puts right what a c
 
 import contextlib
 import hashlib
+import math
+import threading
+import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import IO, Any
 
 import structlog
 from itsdangerous import BadSignature, URLSafeSerializer
-from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, and_, cast, delete, exists, func, or_, select, update
 from sqlalchemy.engine import CursorResult
 
 from flaskr import metrics
 from flaskr.accounts import Caller
 from flaskr.config import Config
 from flaskr.db import db, from_now
+from flaskr.limits import Limit, Limits, QuotaExceeded
 from flaskr.models import SHOWN, WAITING, State, Task
 from flaskr.names import extension_of, result_name, result_route, safe_name
 from worker.contract.formats import FAILURES, INPUTS, OUTPUTS, Options
@@ -31,6 +35,8 @@ log = structlog.get_logger()
 
 PAGE = 1000  # tasks in one answer at most
 _BATCH = 200  # rows a sweeper takes at a time
+_USAGE_SECONDS = 10.0  # how long what an account uses may be known from before
+_USAGES = 10_000  # accounts of which that is kept
 
 
 class TaskMissing(Exception):
@@ -51,14 +57,6 @@ class UploadRefused(ValueError):
     def __init__(self, errors: dict[str, list[str]]) -> None:
         super().__init__("; ".join(sentence for sentences in errors.values() for sentence in sentences))
         self.errors = errors
-
-
-class QuotaExceeded(Exception):
-    """The account has as much waiting as it may; `seconds` is when to try again."""
-
-    def __init__(self, message: str, seconds: int) -> None:
-        super().__init__(message)
-        self.seconds = seconds
 
 
 class StaleAttempt(Exception):
@@ -102,16 +100,57 @@ class Ended:
     phases: dict[str, float] | None = None
 
 
+class _Usages:
+    """What accounts use, from the rows; read anew after some seconds, so that an upload need not add up thousands."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[float, int, int]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, user_id: int, *, fresh: bool = False) -> tuple[int, int]:
+        """Return how many tasks of an account wait, and how many bytes all its files take."""
+        with self._lock:
+            known = self._known.get(user_id)
+        if known and not fresh and time.monotonic() - known[0] < _USAGE_SECONDS:
+            return known[1], known[2]
+        began = time.monotonic()
+        results = cast(Task.result["bytes"].as_string(), BigInteger)
+        waiting, stored = db.session.execute(
+            select(
+                func.count().filter(Task.state.in_(WAITING)),
+                func.coalesce(func.sum(Task.original_bytes + func.coalesce(results, 0)), 0),
+            ).where(Task.user_id == user_id, Task.state.in_(SHOWN))
+        ).one()
+        db.session.rollback()
+        with self._lock:
+            if len(self._known) >= _USAGES:
+                self._known.clear()
+            self._known[user_id] = (began, waiting, int(stored))
+        return waiting, int(stored)
+
+    def add(self, user_id: int, size: int) -> None:
+        """Count an upload that was taken meanwhile."""
+        with self._lock:
+            if known := self._known.get(user_id):
+                self._known[user_id] = (known[0], known[1] + 1, known[2] + size)
+
+
 class Conversions:
     """One per process; threads share it. Every method ends its transaction before it returns."""
 
-    def __init__(self, config: Config, store: Store, queue: Queue) -> None:
+    def __init__(self, config: Config, store: Store, queue: Queue, limits: Limits) -> None:
         self._config = config
+        self._limits = limits
+        self._asked = Limit(
+            "conversions", config.conversions_per_account,
+            "You ask for more conversions at a time than an account may. Try again when Retry-After says.",
+        )  # fmt: skip
+        self._usage = _Usages()
         self._store = store
         self._queue = queue
         # Another kind of token than the users': neither can ever pass for the other.
         self._tokens = URLSafeSerializer(
-            config.jwt_secret_key, salt="job", signer_kwargs={"digest_method": hashlib.sha256}
+            config.keys.oldest_first, salt="job", signer_kwargs={"digest_method": hashlib.sha256}
         )
 
     # -- the owner's side ---------------------------------------------------------------------------------------------
@@ -120,22 +159,36 @@ class Conversions:
         """Return the temporary file that an upload is best received into."""
         return self._store.spool()
 
-    def check_upload(self, caller: Caller, filename: str) -> str:
-        """Return the safe name of an upload; raises UploadRefused or QuotaExceeded."""
+    def admit(self, caller: Caller) -> None:
+        """Let an upload begin, before any of its bytes is taken; raises QuotaExceeded."""
+        self._limits.count(self._asked, str(caller.id))
+        self._check_quotas(caller, 1)
+
+    def _check_quotas(self, caller: Caller, more_bytes: int) -> None:
+        waiting, stored = self._usage.get(caller.id)
+        full = waiting >= self._config.max_waiting_tasks
+        most = self._config.max_stored_bytes or math.inf
+        if full or stored + more_bytes > most:  # by what was true a moment ago: look again before refusing
+            waiting, stored = self._usage.get(caller.id, fresh=True)
+        if waiting >= self._config.max_waiting_tasks:
+            raise QuotaExceeded(
+                "waiting",
+                f"You have {waiting} tasks waiting, as many as an account may. Try again when some are done.", 30,
+            )  # fmt: skip
+        if stored + more_bytes > most:
+            raise QuotaExceeded(
+                "bytes",
+                f"Your files take {stored} bytes of the {most} that an account may have. Remove some tasks first.", 60,
+            )  # fmt: skip
+
+    def check_name(self, filename: str) -> str:
+        """Return the safe name of an upload; raises UploadRefused."""
         extension = extension_of(filename)
         if not extension:
             raise UploadRefused({"filename": ["The file name needs an extension that says what the file is."]})
         if extension not in INPUTS:
             known = ", ".join(sorted(INPUTS))
             raise UploadRefused({"filename": [f"Files of type {extension[:16]} cannot be read; these can: {known}."]})
-        waiting = db.session.scalar(
-            select(func.count()).select_from(Task).where(Task.user_id == caller.id, Task.state.in_(WAITING))
-        )
-        db.session.rollback()
-        if (waiting or 0) >= self._config.max_waiting_tasks:
-            raise QuotaExceeded(
-                f"You have {waiting} tasks waiting, as many as an account may. Try again when some are done.", 30
-            )
         return safe_name(filename)
 
     def submit(
@@ -145,10 +198,11 @@ class Conversions:
 
         stream: a named file. Raises UploadRefused, QuotaExceeded, StoreUnavailable; then nothing is left behind.
         """
-        name = self.check_upload(caller, filename)
+        name = self.check_name(filename)
         stat = stat_of(stream)
         if stat.bytes == 0:
             raise UploadRefused({"audio": ["The file is empty."]})
+        self._check_quotas(caller, stat.bytes)
         task = Task(
             user_id=caller.id, name=name, original_ext=extension_of(filename), format=target,
             options=options.to_json(), state=State.RECEIVING, original_route="", converted_route="", attempt=1, tries=1,
@@ -170,6 +224,7 @@ class Conversions:
         if not accepted:  # it took so long that a sweeper gave it up
             self._remove_objects(task.id)
             raise StoreUnavailable("The upload took longer than it may.")
+        self._usage.add(caller.id, stat.bytes)
         task = self._row(Task.id == task.id) or task
         self._send(task, request)
         log.info("task.submitted", task=task.id, format=target, bytes=stat.bytes)
@@ -196,7 +251,12 @@ class Conversions:
         return task
 
     def reconvert(self, caller: Caller, task_id: int, target: str, options: Options, request: str) -> Task:
-        """Convert the original again, whatever the task's state: the newest wish wins. Raises TaskMissing."""
+        """Convert the original again, whatever the task's state: the newest wish wins.
+
+        Raises TaskMissing, QuotaExceeded.
+        """
+        self.get(caller, task_id)
+        self._limits.count(self._asked, str(caller.id))
         while True:
             task = self.get(caller, task_id)
             superseded = task.converted_route if task.state is State.PROCESSED else None
@@ -225,7 +285,7 @@ class Conversions:
         settled = task.state is not State.PROCESSING and task.tidy_at is None
         if self._remove_objects(task.id) and settled:
             self._forget(task.id, State.REMOVED)
-        log.info("task.removed", task=task.id)
+        log.info("task.removed", audit=True, user=caller.id, task=task.id, bytes=task.original_bytes)
 
     def original(self, caller: Caller, task_id: int) -> Download:
         """Return what to hand out as the original; raises TaskMissing."""
@@ -348,6 +408,7 @@ class Conversions:
             "message_unsent": self._sweep_unsent(),
             "message_lost": self._sweep_lost(),
             "tidied": self._sweep_untidy(),
+            "expired": self._sweep_expired(),
         }
         for kind, count in found.items():
             if count:
@@ -471,6 +532,36 @@ class Conversions:
                 return count  # later
             count += self._change(task.id, due, Task.attempt == current.attempt, tidy_at=None)
         return count
+
+    def _sweep_expired(self) -> int:
+        """Remove what ended longer ago than tasks are kept, with its objects."""
+        if not self._config.keep_task_seconds:
+            return 0
+        old = and_(
+            Task.state.in_((State.PROCESSED, State.FAILED)),
+            Task.finished_at < from_now(-self._config.keep_task_seconds),
+        )
+        count = 0
+        for task in self._batch(old, Task.finished_at):
+            if not self._change(
+                task.id,
+                old,
+                Task.attempt == task.attempt,
+                state=State.REMOVED,
+                tidy_at=from_now(self._config.tidy_seconds),
+            ):
+                continue
+            if self._remove_objects(task.id) and task.tidy_at is None:
+                self._forget(task.id, State.REMOVED)
+            log.info("task.expired", audit=True, user=task.user_id, task=task.id, bytes=task.original_bytes)
+            count += 1
+        return count
+
+    def expires_at(self, task: Task) -> datetime | None:
+        """Return when a task that has ended will be removed, or None when it stays."""
+        if not self._config.keep_task_seconds or not task.finished_at:
+            return None
+        return task.finished_at + timedelta(seconds=self._config.keep_task_seconds)
 
     # -- seen from outside --------------------------------------------------------------------------------------------
 

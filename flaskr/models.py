@@ -43,7 +43,10 @@ class User(Base):
 
 
 class Session(Base):
-    """One log-in. Every token names its session, so that ending the session ends them all, on every instance."""
+    """One log-in. Every token names its session, so that ending the session ends them all, on every instance.
+
+    rotation counts the refresh tokens given out before the current one, and names it: only that one is good.
+    """
 
     __tablename__ = "sessions"
 
@@ -52,6 +55,7 @@ class Session(Base):
     created_at: Mapped[datetime] = mapped_column(Moment, default=from_now())
     expires_at: Mapped[datetime] = mapped_column(Moment, index=True)
     ended_at: Mapped[datetime | None] = mapped_column(Moment)
+    rotation: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
 
     user: Mapped[User] = relationship(lazy="raise")
 
@@ -76,6 +80,7 @@ class Task(Base):
             sqlite_where=text("state IN ('RECEIVING', 'UPLOADED', 'PROCESSING')"),
         ),
         Index("ix_tasks_started_at", "started_at"),
+        Index("ix_tasks_finished_at", "finished_at"),
         Index("ix_tasks_tidy_at", "tidy_at", postgresql_where=text("tidy_at IS NOT NULL"),
               sqlite_where=text("tidy_at IS NOT NULL")),
         {"sqlite_autoincrement": True},  # an id is never given out twice: prefixes and job tokens name it

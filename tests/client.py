@@ -49,6 +49,7 @@ class Client:
         """Takes a new token for the refresh token."""
         bearer = {"Authorization": f"Bearer {self.refresh_token}"}
         said = self.call("POST", "/api/auth/refresh", headers=bearer).json()
+        self.refresh_token = said["refreshToken"]
         self.session.headers["Authorization"] = f"Bearer {said['token']}"
         return self
 

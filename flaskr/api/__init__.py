@@ -9,7 +9,7 @@ from flask import Blueprint, Flask, current_app, render_template, send_from_dire
 from flask_smorest import Api
 from webargs.flaskparser import FlaskParser
 
-from flaskr.api import errors, requests
+from flaskr.api import cookies, errors, requests
 from flaskr.api.auth import auth
 from flaskr.api.authentication import jwt, public
 from flaskr.api.formats import formats
@@ -64,6 +64,8 @@ class _Api(Api):
 
 def register(app: Flask) -> None:
     """Add every route, the OpenAPI document and the error answers."""
+    app.config["JWT_REFRESH_COOKIE_NAME"] = cookies.NAME
+    app.config["JWT_COOKIE_CSRF_PROTECT"] = False  # flaskr.api.cookies has locks of its own
     jwt.init_app(app)
     requests.register(app)
     api = _Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin()})
@@ -71,6 +73,10 @@ def register(app: Flask) -> None:
     for name, text in (("accessToken", "of /api/auth/login"), ("refreshToken", "of /api/auth/login"),
                        ("jobToken", "of one attempt, for workers")):  # fmt: skip
         api.spec.components.security_scheme(name, {**bearer, "description": f"The token {text}."})
+    api.spec.components.security_scheme("refreshCookie", {
+        "type": "apiKey", "in": "cookie", "name": cookies.NAME,
+        "description": f"The refresh token in a cookie; goes together with the header {cookies.HEADER}: cookie.",
+    })  # fmt: skip
     for blueprint in (auth, tasks, reports, formats):
         blueprint.ARGUMENTS_PARSER = _Parser()
         api.register_blueprint(blueprint)

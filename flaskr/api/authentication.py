@@ -1,14 +1,17 @@
-"""Who may call a route. Every view carries exactly one of these four marks, and a test looks for it."""
+"""Who may call a route. Every view carries exactly one of these five marks, and a test looks for it."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, cast
 
 from flask import current_app, g, request
-from flask_jwt_extended import JWTManager, verify_jwt_in_request
+from flask_jwt_extended import JWTManager, get_jwt, verify_jwt_in_request
+from jwt import InvalidTokenError
 
 from flaskr.accounts import Accounts, Caller
-from flaskr.api.errors import problem
+from flaskr.api import cookies
+from flaskr.api.errors import unauthorized
+from flaskr.keys import SigningKeys
 
 View = Callable[..., Any]
 jwt = JWTManager()
@@ -31,14 +34,39 @@ def user_required(view: View) -> View:
 
 
 def refresh_required(view: View) -> View:
-    """The bearer of a living refresh token may call it; `caller()` is who."""
+    """Whoever has a living refresh token, as bearer or in the cookie, may call it; `caller()` is who."""
 
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        verify_jwt_in_request(refresh=True)
+        _verify_refresh_token("cookies" if cookies.asked() else "headers")
         return view(*args, **kwargs)
 
-    return _marked(guarded, "refresh", [{"refreshToken": []}])
+    return _marked(guarded, "refresh", [{"refreshToken": []}, {"refreshCookie": []}])
+
+
+def session_required(view: View) -> View:
+    """The bearer of a living access token, or a browser with a living refresh token in its cookie, may call it."""
+
+    @wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if cookies.asked():
+            _verify_refresh_token("cookies")
+        else:
+            verify_jwt_in_request()
+        return view(*args, **kwargs)
+
+    return _marked(guarded, "session", [{"accessToken": []}, {"refreshCookie": []}])
+
+
+def refresh_claims() -> dict[str, Any]:
+    """Return what the refresh token says, inside a view that requires one."""
+    return cast(dict[str, Any], get_jwt())
+
+
+def _verify_refresh_token(location: str) -> None:
+    verify_jwt_in_request(refresh=True, locations=location)
+    if type(get_jwt().get("rot")) is not int:
+        raise InvalidTokenError("It has no place in a session's row of refresh tokens.")
 
 
 def job_required(view: View) -> View:
@@ -69,14 +97,35 @@ def _marked(view: View, kind: str, security: list[dict[str, list[str]]]) -> View
 def _ended(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
     accounts: Accounts = current_app.extensions["accounts"]
     session = claims.get("sid")
-    g.caller = accounts.caller(str(claims.get("sub", "")), session) if isinstance(session, str) else None
+    ours = isinstance(session, str) and claims["type"] in ("access", "refresh")
+    g.caller = accounts.caller(str(claims.get("sub", "")), str(session)) if ours else None
     return g.caller is None
 
 
+@jwt.encode_key_loader
+def _signing_key(_identity: str) -> str:
+    return _keys().current
+
+
+@jwt.additional_headers_loader
+def _signing_key_id(_identity: str) -> dict[str, str]:
+    return {"kid": _keys().id}
+
+
+@jwt.decode_key_loader
+def _verifying_key(header: dict[str, Any], _claims: dict[str, Any]) -> str:
+    key = _keys().named(header.get("kid"))
+    if key is None:
+        raise InvalidTokenError("No key has this id.")
+    return key
+
+
+def _keys() -> SigningKeys:
+    return cast(SigningKeys, current_app.extensions["keys"])
+
+
 def _unauthorized(*_details: Any) -> Any:
-    # One answer for every reason: what is wrong with a token helps only whoever forges one.
-    return problem(401, "Log in first: this needs a valid token in the Authorization header.",
-                   headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
+    return unauthorized()
 
 
 jwt.unauthorized_loader(_unauthorized)

@@ -10,16 +10,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
-from flaskr.accounts import AccountRefused, WrongCredentials
+from flaskr.accounts import AccountRefused, TokenReplayed, WrongCredentials
+from flaskr.api import cookies
 from flaskr.conversions import (
     BadJobToken,
     NotConverted,
-    QuotaExceeded,
     StaleAttempt,
     TaskMissing,
     UploadRefused,
 )
 from flaskr.db import db
+from flaskr.limits import QuotaExceeded
 from worker.contract.formats import OptionError
 from worker.contract.store import StoreError
 
@@ -55,6 +56,14 @@ def refused(errors: Errors) -> Response:
     return problem(400, detail[:1000] or "The request is not as it must be.", errors)
 
 
+def unauthorized() -> Response:
+    """Return the one 401 for every reason: what is wrong with a token helps only whoever forges one."""
+    if cookies.asked():
+        cookies.drop()  # a dead token would only be sent again
+    return problem(401, "Log in first: this needs a valid token in the Authorization header.",
+                   headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
+
+
 def register(app: Flask) -> None:
     """Give every exception that may leave a view its answer."""
 
@@ -74,6 +83,10 @@ def register(app: Flask) -> None:
     def _wrong_credentials(_error: Exception) -> Response:
         return problem(401, "The e-mail or the password is wrong.", headers={"WWW-Authenticate": "Bearer"})
 
+    @on(TokenReplayed)
+    def _replayed(_error: Exception) -> Response:
+        return unauthorized()
+
     @on(BadJobToken)
     def _bad_job_token(_error: Exception) -> Response:
         return problem(401, "This needs the job token of this task.", headers={"WWW-Authenticate": "Bearer"})
@@ -92,7 +105,7 @@ def register(app: Flask) -> None:
 
     @on(QuotaExceeded)
     def _quota(error: QuotaExceeded) -> Response:
-        return problem(429, str(error), headers={"Retry-After": str(error.seconds)})
+        return problem(429, str(error), headers={"Retry-After": str(error.seconds)}, quota=error.quota)
 
     @on(StoreError)
     def _store(error: Exception) -> Response:

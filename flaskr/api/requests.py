@@ -31,6 +31,11 @@ class UploadRequest(Request):
         return parser
 
 
+def address() -> str:
+    """Return from where the request comes, as far as the trusted balancers know."""
+    return request.remote_addr or ""
+
+
 def register(app: Flask) -> None:
     """Hook all of it into the application."""
     app.request_class = UploadRequest
@@ -41,7 +46,7 @@ def register(app: Flask) -> None:
         g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         g.began = time.perf_counter()
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request=g.request_id)
+        structlog.contextvars.bind_contextvars(request=g.request_id, address=address())
 
     @app.url_value_preprocessor
     def _within_ids(_endpoint: str | None, values: dict[str, Any] | None) -> None:

@@ -39,6 +39,13 @@ class LogIn(Lenient):
 
     email = Text(required=True, validate=validate.Length(min=1, max=1000))
     password = Text(required=True, validate=validate.Length(min=1, max=1000), metadata={"format": "password"})
+    refreshIn = Text(
+        load_default="body", validate=validate.OneOf(["body", "cookie"]),
+        metadata={"description": "where the refresh token goes: into the answer's body, or into a cookie that no script can read"},
+    )  # fmt: skip
+    stay = fields.Boolean(
+        load_default=False, metadata={"description": "whether that cookie outlives the browser's session"}
+    )
 
 
 class Message(Schema):
@@ -48,10 +55,10 @@ class Message(Schema):
 
 
 class Tokens(Schema):
-    """JWTs; `expiresIn` is the access token's life in seconds."""
+    """JWTs; `expiresIn` is the access token's life in seconds. A refresh token is good for one use."""
 
     token = fields.String(required=True)
-    refreshToken = fields.String()
+    refreshToken = fields.String(metadata={"description": "not there when it went into the cookie"})
     expiresIn = fields.Integer(required=True)
 
 
@@ -64,6 +71,7 @@ class Problem(Schema):
     detail = fields.String(required=True)
     error = fields.String(required=True)
     errors = fields.Dict(keys=fields.String(), values=fields.List(fields.String()))
+    quota = fields.String(metadata={"description": "with 429: which limit it is; Retry-After says when to try again"})
 
 
 class Progress(Schema):
@@ -100,6 +108,8 @@ class Task(Schema):
     source = fields.Dict(required=True, allow_none=True)
     startedAt = fields.String(required=True, allow_none=True, metadata={"format": "date-time"})
     finishedAt = fields.String(required=True, allow_none=True, metadata={"format": "date-time"})
+    expiresAt = fields.String(required=True, allow_none=True, metadata={
+        "format": "date-time", "description": "when it will be removed, where old tasks are"})  # fmt: skip
 
 
 class Created(Message):
@@ -144,6 +154,12 @@ class PlanQuery(Lenient):
     probe = fields.Dict(keys=Text())
 
 
+def _sized(result: dict[str, Any]) -> None:
+    size = result.get("bytes")
+    if size is not None and (type(size) is not int or not 0 <= size < 2**60):
+        raise ValidationError("The result's bytes must be a whole number.")
+
+
 class Claim(Lenient):
     """Who claims; the same name again is a renewal."""
 
@@ -155,7 +171,7 @@ class Report(Lenient):
 
     attempt = fields.Integer(strict=True, required=True)
     outcome = fields.String(required=True, validate=validate.OneOf(["done", "failed"]))
-    result = fields.Dict(keys=fields.String(), allow_none=True)
+    result = fields.Dict(keys=fields.String(), allow_none=True, validate=_sized)
     error = fields.Nested(
         type("ReportedFailure", (Lenient,), {"code": Text(required=True), "message": Text(required=True)}),
         allow_none=True,

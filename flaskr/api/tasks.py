@@ -61,6 +61,7 @@ def list_tasks(query: dict[str, Any]) -> Any:
 @user_required
 def upload() -> dict[str, Any]:
     """Upload a file to convert."""
+    conversions().admit(caller())  # before any of it is read
     form = request.form.to_dict()
     repeated = [field for field, values in request.form.lists() if len(values) > 1]
     if repeated:
@@ -92,6 +93,7 @@ def read(task_id: int) -> dict[str, Any]:
 @tasks.response(200, schemas.Task)
 @tasks.alt_response(400, schema=schemas.Problem, description="An unknown format, an option out of range")
 @tasks.alt_response(404, schema=schemas.Problem, description="You have no such task")
+@tasks.alt_response(429, schema=schemas.Problem, description="Over quota; Retry-After says when")
 @user_required
 def change(body: dict[str, Any], task_id: int) -> dict[str, Any]:
     """Convert the original again, to another format or with other options; the newest wish wins."""
@@ -186,6 +188,7 @@ def _shown(found: list[Task]) -> list[dict[str, Any]]:
 
 def _one(task: Task, progress: Progress | None) -> dict[str, Any]:
     running = task.state is State.PROCESSING
+    expires = conversions().expires_at(task)
     current = progress if progress and progress.attempt == task.attempt else None
     return {
         "id": task.id,
@@ -207,4 +210,5 @@ def _one(task: Task, progress: Progress | None) -> dict[str, Any]:
         "source": task.source,
         "startedAt": task.started_at.isoformat() if task.started_at else None,
         "finishedAt": task.finished_at.isoformat() if task.finished_at else None,
+        "expiresAt": expires.isoformat() if expires else None,
     }  # fmt: skip

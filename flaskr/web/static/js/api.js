@@ -100,7 +100,10 @@ function renew() {
     if (!refresh) throw new ApiError(401, t("sessionEnded"));
     try {
       const answer = await send("/api/auth/refresh", { method: "POST", bearer: refresh.token });
-      take(await answer.json());
+      const body = await answer.json();
+      take(body);
+      // Each refresh token is good for one use: its successor takes its place, where it was kept.
+      store({ ...refresh, token: body.refreshToken }, localStorage.getItem(KEY) !== null);
       return access;
     } catch (error) {
       if (error.status === 401) close("expired");
