@@ -121,7 +121,6 @@ class Config:
             "pool_size": self.database_pool,
             "max_overflow": _OVERFLOW,
             "pool_timeout": 5,  # then the request gets 503, instead of waiting behind all the others
-            "pool_pre_ping": True,  # a restart of PostgreSQL costs no request
             "pool_recycle": 1800,
             "connect_args": {"connect_timeout": 3, "application_name": "swnube", "options": "-c timezone=utc"},
         }

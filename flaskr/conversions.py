@@ -234,17 +234,16 @@ class Conversions:
         except StoreError:
             self._forget(task.id)
             raise
-        accepted = self._change(
+        accepted = self._changed(
             task.id, Task.state == State.RECEIVING, state=State.UPLOADED, sent_at=from_now(), sends=1
         )
-        if not accepted:  # it took so long that a sweeper gave it up
+        if accepted is None:  # it took so long that a sweeper gave it up
             self._remove_objects(task.id)
             raise StoreUnavailable("The upload took longer than it may.")
         self._usage.add(caller.id, stat.bytes)
-        task = self._row(Task.id == task.id) or task
-        self._send(task, request)
-        log.info("task.submitted", task=task.id, format=target, bytes=stat.bytes)
-        return task
+        self._send(accepted, request)
+        log.info("task.submitted", task=accepted.id, format=target, bytes=stat.bytes)
+        return accepted
 
     def browse(self, caller: Caller, selection: Selection) -> tuple[list[Task], bool]:
         """Return a page of the caller's tasks, and whether there are more."""
@@ -401,7 +400,7 @@ class Conversions:
             "error_code": None if done else ended.code[:40],
             "error_message": None if done else ended.message[:500],
         }
-        changed = self._change(
+        task = self._changed(
             task_id, Task.attempt == ended.attempt, Task.state.in_(WAITING),
             finished_at=from_now(), started_at=func.coalesce(Task.started_at, from_now()), claimed_by=None,
             lease_until=None, source=ended.source if ended.source else Task.source,
@@ -409,18 +408,14 @@ class Conversions:
             # An upload that failed for the worker may have reached the store all the same.
             tidy_at=Task.tidy_at if done else from_now(self._config.tidy_seconds), **outcome,
         )  # fmt: skip
-        task = self._row(Task.id == task_id, Task.state.in_(SHOWN))
         if task is None:
+            there = self._row(Task.id == task_id, Task.state.in_(SHOWN))
+            if there and there.attempt == ended.attempt and all(
+                getattr(there, name) == value for name, value in outcome.items()
+            ):  # fmt: skip
+                return
             self._look_again(task_id)
-            raise TaskMissing
-        if not changed:
-            same = task.attempt == ended.attempt and all(
-                getattr(task, name) == value for name, value in outcome.items()
-            )
-            if not same:
-                self._look_again(task_id)
-                raise StaleAttempt
-            return
+            raise StaleAttempt if there else TaskMissing
         phases = ended.phases or {}
         metrics.CONVERSIONS.labels("done" if done else "failed", task.format, _last_phase(phases)).inc()
         for phase in PHASES:
@@ -660,6 +655,15 @@ class Conversions:
         db.session.commit()
         return changed.rowcount == 1
 
+    def _changed(self, task_id: int, *where: ColumnElement[bool], **values: Any) -> Task | None:
+        """As `_change`; return the row as it became, or None if it was otherwise."""
+        task: Task | None = db.session.scalar(
+            update(Task).where(Task.id == task_id, *where).values(**values).returning(Task),
+            execution_options={"synchronize_session": False, "populate_existing": True},
+        )
+        db.session.commit()
+        return task
+
     def _issue(self, task: Task, request: str, *where: ColumnElement[bool], **values: Any) -> bool:
         """Issue a task's next attempt and announce it, if the row is as it was read and as `where` says.
 
@@ -667,16 +671,15 @@ class Conversions:
         """
         attempt = task.attempt + 1
         extension = OUTPUTS[values.get("format", task.format)].extension
-        if not self._change(
+        issued = self._changed(
             task.id, Task.attempt == task.attempt, *where, state=State.UPLOADED, attempt=attempt, started_at=None,
             finished_at=None, claimed_by=None, lease_until=None, sent_at=from_now(), sends=1,
             converted_route=result_route(task.id, task.name, extension, attempt),
             tidy_at=from_now(self._config.tidy_seconds), **values,
-        ):  # fmt: skip
-            return False
-        if issued := self._row(Task.id == task.id, Task.attempt == attempt):
+        )  # fmt: skip
+        if issued is not None:
             self._send(issued, request)
-        return True
+        return issued is not None
 
     def _send(self, task: Task, request: str) -> bool:
         """Announce the current attempt. Without a broker the row waits, and the sweeper sends it."""

@@ -29,10 +29,10 @@ PYTHON = [sys.executable, "-m"]
 class Web(Service):
     """One instance of the API: gunicorn with its workers, on `port`."""
 
-    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str, environment: Mapping[str, str], port: int | None = None) -> None:
         self.name = name
         super().__init__()
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.directory = PROJECT
         self.environment = {
@@ -91,7 +91,8 @@ class Stack:
 
     `url` is a balancer before all web instances, which clients and workers use. With `tapped`, everything that a
     process of the service says to Redis, PostgreSQL and the GCS emulator passes `redis_tap`, `postgres_tap` and
-    `gcs_tap`. `environment` adds settings for every process.
+    `gcs_tap`. `environment` adds settings for every process. With `direct` there is one web instance and no balancer
+    before it, whose work would count as the service's when that is measured.
     """
 
     postgres: Postgres
@@ -111,12 +112,14 @@ class Stack:
         sweepers: int = 1,
         concurrency: int = 1,
         tapped: bool = False,
+        direct: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._database, self._store = database, store
         self._counts = {"web": web, "workers": workers, "sweepers": sweepers}
         self._concurrency = concurrency
         self._tapped = tapped
+        self._direct = direct
         self._more = dict(environment or {})
         self._open = contextlib.ExitStack()
         self.web: list[Web] = []
@@ -137,7 +140,7 @@ class Stack:
     @property
     def url(self) -> str:
         """Where clients and workers reach any web instance."""
-        return f"http://127.0.0.1:{self.balancer.port}"
+        return self.environment["API_URL"]
 
     @property
     def services(self) -> list[Service]:
@@ -162,12 +165,14 @@ class Stack:
             **self._more,
         }
         self._migrate()
-        self.web = [Web(f"web{number}", self.environment) for number in range(self._counts["web"])]
+        own_port = port if self._direct else None
+        self.web = [Web(f"web{number}", self.environment, own_port) for number in range(self._counts["web"])]
         self.workers = [
             Worker(f"worker{number}", self.environment, self._concurrency) for number in range(self._counts["workers"])
         ]
         self.sweepers = [Sweeper(f"sweeper{number}", self.environment) for number in range(self._counts["sweepers"])]
-        self.balancer = self._open.enter_context(Tap(*(web.port for web in self.web), port=port))
+        if not self._direct:
+            self.balancer = self._open.enter_context(Tap(*(web.port for web in self.web), port=port))
         self._open.callback(self._close_services)
         for service in self.services:
             service.launch()
