@@ -52,15 +52,16 @@ class Web(Service):
 class Worker(Service):
     """One conversion worker: Celery with `concurrency` processes."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], concurrency: int) -> None:
+    def __init__(self, name: str, environment: Mapping[str, str], concurrency: int, app: str = "worker.app") -> None:
         self.name = name
         super().__init__()
+        self._app = app
         self.directory = PROJECT
         self.environment = {**environment, "SCRATCH_DIR": str(self.folder / "scratch"), "REMAP_SIGTERM": "SIGQUIT"}
         self._concurrency = concurrency
 
     def _command(self) -> list[str]:
-        return [*PYTHON, "celery", "-A", "worker.app", "worker", "--concurrency", str(self._concurrency)]
+        return [*PYTHON, "celery", "-A", self._app, "worker", "--concurrency", str(self._concurrency)]
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.log_path.unlink(missing_ok=True)  # what the last process said must not count as this one's
@@ -113,6 +114,7 @@ class Stack:
         concurrency: int = 1,
         tapped: bool = False,
         direct: bool = False,
+        worker_app: str = "worker.app",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._database, self._store = database, store
@@ -120,6 +122,7 @@ class Stack:
         self._concurrency = concurrency
         self._tapped = tapped
         self._direct = direct
+        self._worker_app = worker_app
         self._more = dict(environment or {})
         self._open = contextlib.ExitStack()
         self.web: list[Web] = []
@@ -168,7 +171,8 @@ class Stack:
         own_port = port if self._direct else None
         self.web = [Web(f"web{number}", self.environment, own_port) for number in range(self._counts["web"])]
         self.workers = [
-            Worker(f"worker{number}", self.environment, self._concurrency) for number in range(self._counts["workers"])
+            Worker(f"worker{number}", self.environment, self._concurrency, self._worker_app)
+            for number in range(self._counts["workers"])
         ]
         self.sweepers = [Sweeper(f"sweeper{number}", self.environment) for number in range(self._counts["sweepers"])]
         if not self._direct:
