@@ -101,3 +101,21 @@ def test_formats_tells_ranges_and_the_plan(app: Flask, ana: Person) -> None:
     assert ana.call("POST", "/api/formats/plan", json={"newFormat": "ogg", "probe": {"x": 1}}).status_code == 400
     task_id = ana.upload().get_json()["task"]["id"]
     assert ana.call("POST", "/api/formats/plan", json={"newFormat": "ogg", "task": task_id}).status_code == 409
+    assert {"not_audio", "damaged_input", "too_long", "timed_out"} <= set(catalogue["failures"])
+    assert {"lossy_to_lossy", "truncated_input"} <= set(catalogue["warnings"])
+
+
+def test_a_plan_ignores_nothing(ana: Person) -> None:
+    """Options count in `options` and beside it; an unknown one, one given twice, or a task beside a probe get 400."""
+    probe = {"container": "mp3", "codec": "mp3", "sampleRateHz": 44100, "channels": 2, "durationSeconds": 10.0}
+
+    def ask(**body: Any) -> Any:
+        return ana.call("POST", "/api/formats/plan", json={"newFormat": "wav", "probe": probe, **body})
+
+    assert ask(bitDepth=24).get_json()["bitDepth"] == 24
+    assert ask(options={"bitDepth": 24}).get_json()["bitDepth"] == 24
+    for wrong in ({"volume": 1}, {"options": {"volume": 1}}, {"bitDepth": 24, "options": {"bitDepth": 16}}, {"task": 1},
+                  {"startSeconds": 11}, {"bitDepth": 12}, {"options": {"bitDepth": None}}):  # fmt: skip
+        answer = ask(**wrong)
+        assert answer.status_code == 400, wrong
+        assert answer.get_json()["errors"]

@@ -327,6 +327,24 @@ def test_put_converts_again_in_every_state(app: Flask, ana: Person, hand: Hand) 
     assert ana.task(task_id)["attempt"] == 6
 
 
+def test_what_a_known_recording_does_not_allow_is_refused_at_once(app: Flask, ana: Person, hand: Hand) -> None:
+    """Once a worker has looked at the file, PUT of a part behind its end or of a bit rate it cannot have gets 400 with what is allowed."""
+    task_id = ana.upload("song.mp3", "ogg").get_json()["task"]["id"]
+    job = hand.job()
+    hand.claim(job)
+    put_result(app, job)
+    source = {
+        "container": "mp3", "codec": "mp3", "sampleRateHz": 22_050, "channels": 2, "durationSeconds": 5.0, "durationExact": True,
+    }  # fmt: skip
+    hand.report(job, source=source)
+    for body, says in (({"startSeconds": 6}, "5.000"), ({"bitrateKbps": 320}, "160"), ({"fadeOutSeconds": 9}, "5.000")):
+        answer = ana.call("PUT", f"/api/tasks/{task_id}", json={"newFormat": "mp3", **body})
+        assert answer.status_code == 400
+        assert says in answer.get_json()["detail"]
+    assert ana.task(task_id)["state"] == "PROCESSED"
+    assert ana.call("PUT", f"/api/tasks/{task_id}", json={"newFormat": "mp3", "startSeconds": 4}).status_code == 200
+
+
 def test_delete_removes_row_and_objects_in_every_state(app: Flask, ana: Person, hand: Hand) -> None:
     """After DELETE nothing is left of a task; one that a worker is at is looked after until it cannot upload."""
     waiting = ana.upload().get_json()["task"]["id"]

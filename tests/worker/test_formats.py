@@ -56,6 +56,9 @@ def refusal(target: str, raw: dict[str, object]) -> dict[str, list[str]]:
         ("wav", {"channels": True}, "channels", "whole number"),
         ("wav", {"keepCover": "maybe"}, "keepCover", "true or false"),
         ("mp3", {"quality": 10}, "quality", "0 is the best"),
+        ("mp3", {"bitrateKbps": ""}, "bitrateKbps", "320"),
+        ("opus", {"sampleRateHz": "fast"}, "sampleRateHz", "48000"),
+        ("wav", {"loudnessLufs": float("nan")}, "loudnessLufs", "-50 to -5"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_is_allowed(

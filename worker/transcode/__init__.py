@@ -911,6 +911,7 @@ class _Lines:
 def _chapters(rows: Sequence[Sequence[Any]], duration: float | None) -> tuple[Chapter, ...]:
     """Chapters with their ends filled in: where the next begins, or where the audio ends."""
     chapters = []
+    rows = sorted(rows, key=lambda row: float(row[0]))  # files may list them in any order, which some writers drop
     for number, (start, end, title) in enumerate(rows[: reader.MAX_CHAPTERS]):
         following = rows[number + 1][0] if number + 1 < len(rows) else duration
         finish = end if end is not None else following

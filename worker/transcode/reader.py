@@ -376,6 +376,30 @@ def _lacks_end(path: str) -> bool:
 _MP4_CODECS = {"alac": "alac", "mp4a.40.2": "aac"}
 
 
+def _says_mono(path: str) -> bool:
+    """Whether an MP4 file's decoder description names one channel.
+
+    mutagen says two then, as the sample table of every AAC track does, because a coder of stereo parameters might hide in
+    it. If one does, ffmpeg will hear two channels, and what it hears counts.
+    """
+    with open(path, "rb") as handle:
+        for name, at, size in _atoms(handle, 0, os.path.getsize(path)):
+            if name == b"moov":
+                handle.seek(at)
+                body = handle.read(min(size, 4_000_000))
+                # Version and flags; then descriptors, each a tag and a length of one to four bytes, down to the one of the decoder.
+                found = re.search(
+                    rb"esds.{4}\x03[\x80-\xff]{0,3}..{3}\x04[\x80-\xff]{0,3}..{13}\x05[\x80-\xff]{0,3}.(.)(.)",
+                    body,
+                    re.DOTALL,
+                )
+                if not found:
+                    return False
+                bits = found[1][0] << 8 | found[2][0]
+                return bits >> 11 == 2 and bits >> 7 & 15 != 15 and bits >> 3 & 15 == 1
+    return False
+
+
 def _read_mp4(path: str) -> _Facts:
     audio = mp4.MP4(path)
     info: Any = audio.info
@@ -384,7 +408,8 @@ def _read_mp4(path: str) -> _Facts:
         raise _Unknown
     return _Facts(
         _guarded(lambda: _mp4_facts(audio.tags, audio.chapters)), container="mp4", codec=codec, sample_rate_hz=info.sample_rate,
-        channels=info.channels, bit_depth=info.bits_per_sample if codec == "alac" else None, duration_seconds=info.length,
+        channels=1 if codec == "aac" and info.channels == 2 and _says_mono(path) else info.channels,
+        bit_depth=info.bits_per_sample if codec == "alac" else None, duration_seconds=info.length,
         duration_exact=codec == "alac", bitrate_kbps=round(info.bitrate / 1000), demuxer="mov",
     )  # fmt: skip
 

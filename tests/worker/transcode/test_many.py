@@ -6,11 +6,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import mutagen
 import pytest
 
 from tests import audio
 from tests.measure.conversion_cost import PeakMemory
-from worker.contract.formats import Options, parse_options
+from worker.contract.formats import OUTPUTS, Options, parse_options
 from worker.transcode import Transcoder
 
 
@@ -46,6 +47,15 @@ def test_each_of_many_jobs_on_one_upload_gets_what_it_asked_for(
         result = transcoder.convert(
             folder / "source", folder, target, parsed, lambda *_: None, threading.Event()
         ).result
+        seen = mutagen.File(
+            folder / f"result.{OUTPUTS[target].extension}"
+        ).info  # another reader, not the result's own word
+        if target != "m4a":  # of mono AAC mutagen says that it may be stereo
+            assert getattr(seen, "channels", options["channels"]) == options["channels"]
+        assert seen.length == pytest.approx(options["endSeconds"], abs=0.1)
+        assert getattr(seen, "sample_rate", 48_000) == options.get("sampleRateHz", getattr(seen, "sample_rate", 48_000))
+        if target in ("wav", "flac", "aiff"):
+            assert seen.bits_per_sample == options["bitDepth"]
         assert result["channels"] == options["channels"]
         assert result["durationSeconds"] == pytest.approx(options["endSeconds"], abs=0.08)
         assert result["sampleRateHz"] == options.get("sampleRateHz", result["sampleRateHz"])

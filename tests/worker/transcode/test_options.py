@@ -69,6 +69,15 @@ def test_sample_rate_and_channels_are_those_asked_for(song: Path, convert: Conve
     assert done.result["durationSeconds"] == pytest.approx(6.0, abs=0.06)
 
 
+@pytest.mark.parametrize("target", ["m4a", "m4b"])
+def test_long_mono_recordings_become_mono_m4a(convert: Convert, tmp_path: Path, target: str) -> None:
+    """One channel is one channel, also where the result is too long to be decoded once more for its check."""
+    source = audio.make(tmp_path / "a.flac", 130.0, 16_000, 1)
+    done = convert(source, target)
+    assert done.result["channels"] == 1
+    assert convert(done.path, "wav", {"endSeconds": 1}).source.channels == 1
+
+
 @pytest.mark.parametrize(
     ("target", "bits"),
     [("wav", 8), ("wav", 24), ("wav", 32), ("flac", 24), ("aiff", 24), ("alac", 24), ("caf", 24), ("wv", 24)],
