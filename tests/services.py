@@ -542,17 +542,17 @@ class Tap:
         return None
 
     def _relay(self, pair: tuple[socket.socket, socket.socket]) -> None:
-        client, server = pair
-        back = threading.Thread(target=self._pump, args=(server, client, 1), name="tap", daemon=True)
+        back = threading.Thread(target=self._pump, args=(pair, 1), name="tap", daemon=True)
         back.start()
-        self._pump(client, server, 0)
+        self._pump(pair, 0)
         back.join()
         with self._lock:
             self._pairs.discard(pair)
         for end in pair:
             end.close()
 
-    def _pump(self, source: socket.socket, target: socket.socket, way: int) -> None:
+    def _pump(self, pair: tuple[socket.socket, socket.socket], way: int) -> None:
+        source, target = pair[way], pair[1 - way]
         try:
             while data := source.recv(65536):
                 if self._delay:
@@ -561,7 +561,9 @@ class Tap:
                 if alter := self._alter[way]:
                     data = alter(data)
                 target.sendall(data)
-            target.shutdown(socket.SHUT_WR)  # half-closed: the other direction may still have something to say
+            with self._lock:
+                if pair in self._pairs:  # else it is being cut: a polite end now would come before the reset
+                    target.shutdown(socket.SHUT_WR)  # half-closed: the other way may still have something to say
         except OSError:
             _reset(source)
             _reset(target)
