@@ -70,8 +70,8 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
             if method == "parameters":
                 continue
             answers = operation["responses"]
-            for never in ("default", "422"):
-                answers.pop(never, None)
+            for code in [code for code, answer in answers.items() if code == "default" or "$ref" in answer]:
+                del answers[code]  # what the framework says of its own answers, which are not ours
             may = {"400": "The request is not as it must be", "503": "The database or the store does not answer"}
             if operation.get("security"):
                 may["401"] = "No valid token"

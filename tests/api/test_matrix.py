@@ -44,6 +44,7 @@ ROWS: dict[tuple[str, str], tuple[int, ...] | None] = {
     ("tasks.converted", "GET"): TASK,
     ("tasks.download", "GET"): TASK,
     ("reports.claimed", "POST"): JOB,
+    ("reports.released", "POST"): JOB,
     ("reports.processed", "POST"): JOB,
     ("formats.list_formats", "GET"): PUBLIC,
     ("formats.plan_conversion", "POST"): TASK,
@@ -97,6 +98,7 @@ def bodies(endpoint: str, task: int) -> dict[str, Any]:
     json: dict[str, Any] = {
         "tasks.change": {"newFormat": "ogg"},
         "reports.claimed": {"worker": "w"},
+        "reports.released": {"worker": "w"},
         "reports.processed": {"attempt": 1, "outcome": "done", "result": {}},
         "formats.plan_conversion": {"newFormat": "ogg", "task": task},
         "auth.sign_up": {"user": "x"},
