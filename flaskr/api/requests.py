@@ -74,7 +74,7 @@ def register(app: Flask) -> None:
         seconds = time.perf_counter() - g.get("began", time.perf_counter())
         metrics.HTTP_REQUESTS.labels(request.method, route, response.status_code).inc()
         metrics.HTTP_SECONDS.labels(request.method, route).observe(seconds)
-        if route not in ("/healthz", "/readyz", "/metrics"):
+        if route not in ("/healthz", "/readyz", "/metrics", "/api/watch/<secret>"):
             log.info("request.answered", method=request.method, route=route, status=response.status_code,
                      seconds=round(seconds, 4), user=getattr(g.get("caller"), "id", None))  # fmt: skip
         return response
