@@ -19,7 +19,6 @@ from typing import IO, Any
 import structlog
 from itsdangerous import BadSignature, URLSafeSerializer
 from sqlalchemy import BigInteger, ColumnElement, and_, cast, delete, exists, func, or_, select, update
-from sqlalchemy.engine import CursorResult
 
 from flaskr import metrics
 from flaskr.accounts import Caller
@@ -40,6 +39,7 @@ FINDINGS = ("upload_given_up", "lease_expired", "message_unsent", "message_lost"
 PHASES = ("downloading", "converting", "uploading")
 PAGE = 1000  # tasks in one answer at most
 _BATCH = 200  # rows a sweeper takes at a time
+_UNSEEN = {"lease_until", "tidy_at", "sent_at", "sends"}  # what no client is shown
 _USAGE_SECONDS = 10.0  # how long what an account uses may be known from before
 _USAGES = 10_000  # accounts of which that is kept
 
@@ -648,12 +648,15 @@ class Conversions:
         return rows
 
     def _change(self, task_id: int, *where: ColumnElement[bool], **values: Any) -> bool:
-        """Change a row if it still is as `where` says; return whether it was."""
-        changed: CursorResult[Any] = db.session.execute(  # type: ignore[assignment]
-            update(Task).where(Task.id == task_id, *where).values(**values).execution_options(synchronize_session=False)
-        )
+        """Change a row if it still is as `where` says; return whether it was. Pages that watch hear of it."""
+        query = update(Task).where(Task.id == task_id, *where).values(**values).returning(Task.user_id)
+        owner = db.session.scalar(query.execution_options(synchronize_session=False))
         db.session.commit()
-        return changed.rowcount == 1
+        if owner is None:
+            return False
+        if values.keys() - _UNSEEN:
+            self._queue.say_changed(owner)
+        return True
 
     def _changed(self, task_id: int, *where: ColumnElement[bool], **values: Any) -> Task | None:
         """As `_change`; return the row as it became, or None if it was otherwise."""

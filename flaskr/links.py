@@ -33,10 +33,12 @@ class Links:
 
     def __init__(self, config: Config, accounts: Accounts) -> None:
         self.seconds = config.download_url_seconds
+        self.watch_seconds = config.access_token_seconds
         self._accounts = accounts
-        # Another kind of token than users' and jobs': none can ever pass for another.
-        self._tokens = URLSafeTimedSerializer(
-            config.keys.oldest_first, salt="link", signer_kwargs={"digest_method": hashlib.sha256}
+        # Other kinds of token than users' and jobs': none can ever pass for another.
+        self._tokens, self._watches = (
+            URLSafeTimedSerializer(config.keys.oldest_first, salt=salt, signer_kwargs={"digest_method": hashlib.sha256})
+            for salt in ("link", "watch")
         )
 
     def to_file(self, caller: Caller, task: int, file: str) -> str:
@@ -46,6 +48,20 @@ class Links:
     def to_archive(self, caller: Caller, selection: dict[str, Any]) -> str:
         """Return the secret part of an address of an archive."""
         return self._sign([caller.id, caller.session, 0, "", selection])
+
+    def to_watch(self, caller: Caller) -> str:
+        """Return the secret part of an address that tells when something of the caller's changes, and nothing else."""
+        return str(self._watches.dumps(caller.id))
+
+    def watched(self, secret: str) -> int:
+        """Return whose tasks an address watches; raises LinkDead.
+
+        Asked for by every open page every few seconds, so it reads no database: what it opens is a random word.
+        """
+        try:
+            return int(self._watches.loads(secret, max_age=self.watch_seconds))
+        except (BadSignature, ValueError, TypeError) as error:
+            raise LinkDead from error
 
     def read(self, secret: str) -> Link:
         """Return what an address opens; raises LinkDead."""

@@ -93,6 +93,16 @@ def link_required(view: View) -> View:
     return _marked(guarded, "link", [{"link": []}])
 
 
+def watch_required(view: View) -> View:
+    """Whoever has a living address for watching may call it; the view gets whose tasks it watches."""
+
+    @wraps(view)
+    def guarded(*args: Any, secret: str, **kwargs: Any) -> Any:
+        return view(*args, account=current_app.extensions["links"].watched(secret), **kwargs)
+
+    return _marked(guarded, "watch", [{"link": []}])
+
+
 def caller() -> Caller:
     """Return who is asking, inside a view that requires a user."""
     return cast(Caller, g.caller)

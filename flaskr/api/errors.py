@@ -25,6 +25,7 @@ from flaskr.db import db
 from flaskr.limits import QuotaExceeded
 from flaskr.links import LinkDead
 from worker.contract.formats import OptionError
+from worker.contract.queue import QueueUnavailable
 from worker.contract.store import StoreError
 
 log = structlog.get_logger()
@@ -121,6 +122,10 @@ def register(app: Flask) -> None:
     @on(LinkDead)
     def _link_dead(_error: Exception) -> Response:
         return problem(401, "This address has ended. Ask for a new one.", headers={"WWW-Authenticate": "Bearer"})
+
+    @on(QueueUnavailable)
+    def _queue(_error: Exception) -> Response:
+        return _later("The broker does not answer. Try again in a moment.")
 
     @on(StoreError)
     def _store(error: Exception) -> Response:

@@ -5,11 +5,11 @@ from threading import BoundedSemaphore
 from typing import Any, cast
 from urllib.parse import quote
 
-from flask import Response, current_app, url_for
+from flask import Response, current_app, jsonify, request, url_for
 
 from flaskr import archive
 from flaskr.api import schemas
-from flaskr.api.authentication import caller, link_required, user_required
+from flaskr.api.authentication import caller, link_required, user_required, watch_required
 from flaskr.api.parsing import Blueprint
 from flaskr.api.tasks import TASK, conversions, sent
 from flaskr.conversions import Busy, Download, Selection
@@ -56,6 +56,35 @@ def download_archive(query: dict[str, Any]) -> Response:
 def link_to_archive(body: dict[str, Any]) -> dict[str, Any]:
     """Get an address of such a zip that needs no token, for a while."""
     return {"url": _address(_links().to_archive(caller(), body)), "expiresIn": _links().seconds}
+
+
+@links.route("/tasks/watch", methods=["POST"])
+@links.response(200, schemas.Watch)
+@links.alt_response(503, schema=schemas.Problem, description="Nobody can tell just now; read the list instead")
+@user_required
+def begin_watch() -> dict[str, Any]:
+    """Get an address that tells cheaply whether anything of yours has changed, and what it says now.
+
+    Read the list after this, then ask that address every few seconds, and read the list again when `version` differs.
+    How far a running conversion is does not count as a change.
+    """
+    secret = _links().to_watch(caller())
+    version = current_app.extensions["queue"].changed(caller().id)
+    return {"url": url_for("links.watch", secret=secret), "expiresIn": _links().watch_seconds, "version": version}
+
+
+@links.route("/watch/<secret>", methods=["GET"])
+@links.response(200, schemas.Version)
+@links.alt_response(401, schema=schemas.Problem, description="The address has ended")
+@links.alt_response(503, schema=schemas.Problem, description="Nobody can tell just now; read the list instead")
+@watch_required
+def watch(account: int) -> Response:
+    """Tell whether anything has changed; 304 for the ETag of the last answer when not."""
+    version = current_app.extensions["queue"].changed(account)
+    response = jsonify(version=version)
+    response.set_etag(version)
+    response.headers["Cache-Control"] = "private, no-cache"
+    return cast(Response, response.make_conditional(request))
 
 
 @links.route("/links/<secret>", methods=["GET"])

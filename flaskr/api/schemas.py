@@ -179,6 +179,16 @@ class Link(Schema):
     expiresIn = fields.Integer(required=True)
 
 
+class Version(Schema):
+    """A word that is another one after every change."""
+
+    version = fields.String(required=True)
+
+
+class Watch(Link, Version):
+    """Where to ask for changes, and the word to compare with."""
+
+
 class NewConversion(Schema):
     """What to convert the original to; the options of GET /api/formats stand beside it."""
 

@@ -19,7 +19,7 @@ def test_every_route_states_its_authentication_and_keeps_it(app: Flask) -> None:
     client = app.test_client()
     for rule in app.url_map.iter_rules():
         stated = getattr(app.view_functions[rule.endpoint], "authentication", None)
-        assert stated in ("public", "user", "refresh", "session", "job", "link"), (
+        assert stated in ("public", "user", "refresh", "session", "job", "link", "watch"), (
             f"{rule.endpoint} states no authentication"
         )
         assert (stated == "public") == (rule.endpoint in PUBLIC), rule.endpoint

@@ -5,6 +5,7 @@ needed for a task to end: messages may be lost, doubled or late.
 """
 
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _PROGRESS_SECONDS = 120
 _FINDINGS = "swnube:sweeper:findings"
 _SWEPT = "swnube:sweeper:swept"
 _SWEPT_SECONDS = 3600  # how long it is known when a sweeper was here
+_CHANGED_SECONDS = 24 * 3600
 _FACTS_SECONDS = 90  # a worker repeats its facts three times within that
 _VISIBILITY_SECONDS = 6 * 3600  # above any conversion's wall clock: sooner, Celery would deliver a running job again
 _AWAY_SECONDS = 5.0  # after a failure, how long this process leaves the broker alone
@@ -148,6 +150,24 @@ class Queue:
             return {}
         return {task: Progress(*json.loads(value)) for task, value in zip(tasks, values, strict=True) if value}
 
+    def say_changed(self, account: int) -> None:
+        """Leave word that something of an account's tasks has changed; pages look again. Failures are passed over."""
+        try:
+            self._not_away()
+            self._redis.set(_changed_key(account), secrets.token_hex(6), ex=_CHANGED_SECONDS)
+        except QueueUnavailable:
+            return
+        except redis.RedisError as error:
+            self._away(error)
+
+    def changed(self, account: int) -> str:
+        """Return a word that is another one after every change; raises QueueUnavailable."""
+        self._not_away()
+        try:
+            return str(self._redis.get(_changed_key(account)) or "0")
+        except redis.RedisError as error:
+            raise self._away(error) from error
+
     def publish_facts(self, worker: str, facts: dict[str, Any]) -> None:
         """Say what a worker is and can do; raises QueueUnavailable."""
         try:
@@ -203,6 +223,10 @@ class Queue:
     def _away(self, error: Exception) -> QueueUnavailable:
         self._away_until = time.monotonic() + _AWAY_SECONDS
         return QueueUnavailable(type(error).__name__)
+
+
+def _changed_key(account: int) -> str:
+    return f"swnube:changed:{account}"
 
 
 def _progress_key(task: int) -> str:

@@ -18,8 +18,8 @@ ENCODER = "pcm_s16le"
 
 _SHORT_SECONDS = 120.0
 _BLOCKS = 4 * POINTS
-_LOOKS = 400  # frames that are looked at in a recording that is just not short; in longer ones more
-_MOST_PASSED_OVER = 16
+_LOOKS = 240  # frames that are looked at in a recording that is just not short; in longer ones more
+_MOST_PASSED_OVER = 24
 _FRAME_SAMPLES = {"flac": 4096, "alac": 4096}
 _WIDE = frozenset({"ape", "tak", "tta", "wavpack", "wmalossless"})
 """Codecs whose frames last half a second and more: one in four would be too few."""

@@ -1,6 +1,6 @@
-/** The list of the person's files: kept current by polling one page of it, no faster than something happens. */
+/** The list of the person's files: read again when something has changed, which costs little to ask. */
 
-import { call } from "./api.js";
+import { call, send } from "./api.js";
 import { announce, byId, h, moment, number, say, show, size } from "./dom.js";
 import { asked, described } from "./facts.js";
 import { Settings } from "./settings.js";
@@ -8,9 +8,11 @@ import { coded, t } from "./texts.js";
 import { Waveform } from "./waveform.js";
 
 const PAGE = 20;
-const FAST = 1_000; // while something converts; grows while nothing changes
-const SLOW = 10_000;
-const IDLE = 30_000; // nothing under way: another device may add something
+const FAST = 1_000; // between two looks at the list while something converts; grows while nothing changes
+const SLOW = 4_000;
+const WAITING = [3_000, 8_000]; // between two questions for changes while files wait: at first, and in the end
+const IDLE = [5_000, 30_000]; // nothing under way: another device may add something
+const STALE = { waiting: 60_000, idle: 180_000 }; // a change may go unsaid; so the list is read now and then all the same
 const OPEN = ["UPLOADED", "PROCESSING"];
 const FILTERS = { stateAll: "", stateOpen: "UPLOADED,PROCESSING", PROCESSED: "PROCESSED", FAILED: "FAILED" };
 const PHASES = {
@@ -25,6 +27,7 @@ export class TaskList {
     this.trail = [""]; // where each page up to this one begins; the last is shown
     this.next = null;
     this.wait = FAST;
+    this.watch = null; // the address that tells of changes, and its last word
     this.stopper = new AbortController();
     const { signal } = this.stopper;
     const state = byId("state");
@@ -102,8 +105,11 @@ export class TaskList {
     clearTimeout(this.timer);
     const round = (this.round = (this.round ?? 0) + 1);
     if (document.hidden) return; // asked again as soon as somebody looks
+    const { signal } = this.stopper;
     try {
-      const answer = await call(this.address, { signal: this.stopper.signal });
+      // The word first and the list after it: a change in between is then noticed at the next question.
+      if (!this.watch) this.watch = await this.beginWatch(signal);
+      const answer = await call(this.address, { signal });
       const tasks = await answer.json();
       if (round !== this.round) return;
       show(byId("connection"), false);
@@ -113,16 +119,59 @@ export class TaskList {
         return;
       }
       const changed = this.draw(tasks);
-      const open = tasks.some((task) => OPEN.includes(task.state));
       this.wait = changed ? FAST : Math.min(SLOW, this.wait * 1.4);
-      this.timer = setTimeout(() => this.refresh(), open ? this.wait : IDLE);
+      if (tasks.some((task) => task.state === "PROCESSING")) {
+        this.timer = setTimeout(() => this.refresh(), this.wait); // how far it is, is in the list alone
+        return;
+      }
+      const waiting = tasks.some((task) => OPEN.includes(task.state));
+      const [first, last] = waiting ? WAITING : IDLE;
+      const stale = Date.now() + (waiting ? STALE.waiting : STALE.idle);
+      this.timer = setTimeout(() => this.lookForChanges(round, first, last, stale), first);
     } catch (error) {
       if (error.name === "AbortError" || round !== this.round || error.status === 401) return;
       say(byId("connection"), error.status === 0 ? t("offline") : error.message);
       show(byId("connection"), true);
-      this.wait = Math.min(IDLE, this.wait * 2);
+      this.wait = Math.min(IDLE[1], this.wait * 2);
       this.timer = setTimeout(() => this.refresh(), Math.max(this.wait, (error.retryAfter ?? 0) * 1000));
     }
+  }
+
+  /** An address that tells cheaply whether anything changed, or null where the service cannot tell. */
+  async beginWatch(signal) {
+    try {
+      const { url, version, expiresIn } = await (await call("/api/tasks/watch", { method: "POST", signal })).json();
+      return { url, version, ends: Date.now() + expiresIn * 900 };
+    } catch (error) {
+      if (error.status === 503) return null;
+      throw error;
+    }
+  }
+
+  /** Ask whether anything changed, less and less often; the list is read again when it has, or has become old. */
+  async lookForChanges(round, pause, last, stale) {
+    if (round !== this.round || document.hidden) return;
+    const { watch } = this;
+    if (Date.now() >= stale || !watch || Date.now() >= watch.ends) {
+      if (watch && Date.now() >= watch.ends) this.watch = null;
+      this.refresh();
+      return;
+    }
+    try {
+      const answer = await send(watch.url, { etag: `"${watch.version}"`, signal: this.stopper.signal });
+      if (answer.status !== 304) {
+        watch.version = (await answer.json()).version;
+        if (round === this.round) this.soon();
+        return;
+      }
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      this.watch = null;
+      if (round === this.round) this.refresh(); // which tells what is wrong
+      return;
+    }
+    const next = Math.min(last, pause * 1.3);
+    this.timer = setTimeout(() => this.lookForChanges(round, next, last, stale), next);
   }
 
   /** Bring the list in line with the tasks, card by card, so that a player goes on playing; return whether it changed. */
