@@ -90,7 +90,7 @@ def test_one_trace_leads_from_the_upload_to_the_report(collector: Collector) -> 
             whole = [[span for span in spans if span["trace"] == each["trace"]] for each in sent]
             return (
                 whole
-                if len(whole) == 2 and all(len(way) == count for way, count in zip(whole, (10, 8), strict=True))
+                if len(whole) == 2 and all(len(way) == count for way, count in zip(whole, (10, 9), strict=True))
                 else []
             )
 
