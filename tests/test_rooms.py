@@ -56,3 +56,9 @@ def test_the_domain_knows_no_http(file: str) -> None:
     wrong = [name for where, name in imports("flaskr") if where == file
              and (name.startswith(("flask.", "werkzeug", "flaskr.api")) or name == "flask")]  # fmt: skip
     assert wrong == []
+
+
+def test_the_stress_plans_know_the_wire_alone() -> None:
+    """jmeter measures any service that answers as the contract says: it imports neither tier, nor the tests."""
+    wrong = [(file, name) for file, name in imports("jmeter") if name.split(".")[0] in {"flaskr", "worker", "tests"}]
+    assert wrong == []

@@ -25,7 +25,7 @@ from jmeter.stress.scenarios import Scenario
 
 # As JMeter's Aggregate Report heads and saves them.
 COLUMNS = (
-    "Label", "# Samples", "Average", "Median", "90% Line", "95% Line", "99% Line", "Min", "Max", "Error %", "Throughput",
+    "Label", "# Samples", "Average", "Median", "90% Line", "95% Line", "99% Line", "Min", "Maximum", "Error %", "Throughput",
     "Received KB/sec", "Sent KB/sec",
 )  # fmt: skip
 PICTURES = {
@@ -67,13 +67,27 @@ def assess(
     )
 
 
+def rate(each_second: float) -> str:
+    """A throughput as JMeter shows it: per second, minute or hour, whichever is the first to reach 1."""
+    for unit, seconds in (("sec", 1), ("min", 60)):
+        if each_second * seconds >= 1:
+            return f"{each_second * seconds:.1f}/{unit}"
+    return f"{each_second * 3600:.1f}/hour"
+
+
 def cells(row: Row) -> list[str]:
     """A row of the table as text."""
     times = [row.average, row.median, row.p90, row.p95, row.p99, row.least, row.most]
     return [
-        row.label, str(row.samples), *map(str, times), f"{row.error_percent:.2f}%", f"{row.throughput:.2f}/s",
+        row.label, str(row.samples), *map(str, times), f"{row.error_percent:.2f}%", rate(row.throughput),
         f"{row.received_kb:.2f}", f"{row.sent_kb:.2f}",
     ]  # fmt: skip
+
+
+def saved_cells(row: Row) -> list[str]:
+    """A row of the table as JMeter's “Save Table Data” writes it: the throughput per second, for programs to read."""
+    shown = cells(row)
+    return [*shown[:9], f"{row.error_percent:.3f}%", f"{row.throughput:.5f}", *shown[11:]]
 
 
 def conversion_lines(run: Run) -> list[str]:
@@ -133,7 +147,7 @@ def trouble_table(run: Run) -> Table:
 def write(run: Run) -> None:
     """Writes everything about one run into its folder."""
     with (run.folder / "aggregate.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(aggregate_table(run))
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *(saved_cells(row) for row in run.rows)])
     (run.folder / "aggregate.txt").write_text(as_text(aggregate_table(run)), encoding="utf-8")
     figures: dict[str, Any] = {
         "scenario": run.scenario.name, "passed": run.passed, "facts": run.facts,

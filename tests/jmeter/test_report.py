@@ -42,7 +42,7 @@ def test_passed_report(tmp_path: Path) -> None:
     assert head[:3] == ["Label", "# Samples", "Average"]
     assert head[-4:] == ["Error %", "Throughput", "Received KB/sec", "Sent KB/sec"]
     assert [row[0] for row in rows] == ["Upload", "Look at the task", PROCESSED, "TOTAL"]
-    assert rows[0][1:10] == ["30", "114", "114", "126", "128", "129", "100", "129", "0.00%"]
+    assert rows[0][1:10] == ["30", "114", "114", "126", "128", "129", "100", "129", "0.000%"]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["passed"], figures["rows"][0]["p95"], figures["conversions"]["done"]) == (True, 128, 30)
     for name in ("report.md", "report.html"):
@@ -52,6 +52,15 @@ def test_passed_report(tmp_path: Path) -> None:
         assert "Time to PROCESSED: median 4.00 s" in text
         assert "30 of 30 PROCESSED in 18 s: 97.3 a minute" in text
     assert "128" in (tmp_path / "aggregate.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("each_second", "shown"),
+    [(2.04, "2.0/sec"), (1, "1.0/sec"), (0.45, "27.0/min"), (0.01, "36.0/hour"), (0, "0.0/hour")],
+)
+def test_rates(each_second: float, shown: str) -> None:
+    """A throughput is shown in the unit in which it is 1 or more."""
+    assert report.rate(each_second) == shown
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -9,6 +9,7 @@ Ends with the exit code of `jmeter/run`.
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from tests.stack import PROJECT, Stack
 
 def main() -> int:
     """Start, fill, run, end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service ends with it
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plans", nargs="+")
     parser.add_argument("--tasks", type=int, default=0)

@@ -1,9 +1,13 @@
 """Every plan in a real JMeter against the real service: it passes where all is well, and fails where something is not."""
 
 import csv
+import json
 import re
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -98,3 +102,50 @@ def test_plans_name_nothing_that_jmeter_lacks() -> None:
         for name in line.split("=")[0].split(",")
     }
     assert names >= CORE
+
+
+class SigningService(BaseHTTPRequestHandler):
+    """Answers as the contract says, at once, from a store that signs addresses: the download is a 302 to another place."""
+
+    protocol_version = "HTTP/1.1"
+    file = b"audio" * 1000
+    tokens_at_the_store: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        task = {"id": 7, "state": "UPLOADED"}
+        self._json({"message": "done", "token": "a.b.c", "refreshToken": "d.e.f", "expiresIn": 9, "task": task})
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/bucket/"):
+            self.tokens_at_the_store.append(self.headers.get("Authorization", ""))
+            self._send(200, self.file, {"Content-Type": "audio/ogg"})
+        elif self.path.endswith("/converted"):
+            self._send(302, b"", {"Location": f"http://127.0.0.1:{self.server.server_port}/bucket/7?sign=x%2By"})  # type: ignore[attr-defined]
+        else:
+            self._json({"id": 7, "state": "PROCESSED", "result": {"bytes": len(self.file)}, "error": None})
+
+    def _json(self, body: dict[str, object]) -> None:
+        self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    def _send(self, code: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(code)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing to say."""
+
+
+def test_signed_addresses(jmeter_run: Callable[..., Ran]) -> None:
+    """Where the store signs addresses the file is fetched from there, checked as well, and the token stays away from it."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SigningService) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        ran = jmeter_run("conversion", "--smoke", "--no-dashboard", "-J", f"port={server.server_port}")
+        server.shutdown()
+    assert ran.code == 0, ran.said
+    rows = {row["label"]: row["samples"] for row in ran.figures("conversion")["rows"]}
+    assert (rows["Download"], rows["Download from the store"]) == (2, 2)
+    assert SigningService.tokens_at_the_store == ["", ""]
