@@ -16,7 +16,12 @@ from flaskr.conversions import Conversions, TaskMissing
 from worker.contract.traces import span
 
 _BODY = 1024 * 1024
-_WATCHING = ("/healthz", "/readyz", "/metrics", "/api/watch/<secret>")  # asked every few seconds: neither logged nor traced
+_WATCHING = (
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/api/watch/<secret>",
+)  # asked every few seconds: neither logged nor traced
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = structlog.get_logger()
 
