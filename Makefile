@@ -6,7 +6,7 @@ MINUTES ?= 10
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-browser chaos docs lint fix local-tools dev-tools
+.PHONY: help run test test-slow test-browser screenshots chaos docs lint fix local-tools dev-tools
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ test-slow: dev-tools ## Run what `make test` leaves out for its length: every in
 test-browser: ## Use the page in a real Chromium, which the system must have
 	@$(PYTHON) deploy/local/prepare.py requirements/browser.txt
 	@$(BIN)/python -m pytest tests/browser
+
+screenshots: ## Make the pictures that README shows, in docs/pictures
+	@$(PYTHON) deploy/local/prepare.py requirements/browser.txt
+	@$(BIN)/python -m tests.browser.screenshots docs/pictures
 
 chaos: dev-tools ## Break everything at random under load, then check the books: MINUTES (10), SEED (1)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)

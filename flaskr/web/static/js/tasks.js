@@ -225,7 +225,7 @@ class Card {
     const { name } = task;
     this.badge = h("span", { class: "badge" });
     this.when = h("p", { class: "hint" });
-    this.asked = h("p", {});
+    this.asked = h("p", { class: "hint" });
     this.original = h("p", { class: "hint" });
     this.result = h("p", {});
     this.sizes = h("p", { class: "sizes" });
@@ -246,7 +246,7 @@ class Card {
       button("delete", "deleteName", () => this.confirm(), "plain danger"));
     this.element = h("li", { class: "task", "data-task": String(task.id) },
       h("div", { class: "task-head" }, h("h3", { tabindex: "-1" }, h("bdi", {}, name)), this.badge),
-      this.wave.element, this.asked, this.original, this.result, this.sizes, this.bar, this.phase, this.error, this.when,
+      this.wave.element, h("div", { class: "facts" }, this.asked, this.original, this.result, this.sizes), this.bar, this.phase, this.error, this.when,
       this.actions, this.trouble, this.players);
     this.watcher = new IntersectionObserver(([entry]) => {
       this.visible = entry.isIntersecting;
