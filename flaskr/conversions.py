@@ -272,22 +272,17 @@ class Conversions:
         self._limits.count(self._asked, str(caller.id))
         while True:
             task = self.get(caller, task_id)
-            attempt = task.attempt + 1
-            route = result_route(task.id, task.name, OUTPUTS[target].extension, attempt)
-            if self._change(
-                task.id, Task.attempt == task.attempt, Task.state.in_(SHOWN),
-                state=State.UPLOADED, attempt=attempt, tries=1, format=target, options=options.to_json(),
-                converted_route=route, result=None, waveform_crc32c=None, error_code=None, error_message=None, started_at=None,
-                finished_at=None, claimed_by=None, lease_until=None, sent_at=from_now(), sends=1,
-                tidy_at=from_now(self._config.tidy_seconds),
+            superseded = [task.converted_route, waveform_route(task.id, task.attempt)]
+            done = task.state is State.PROCESSED
+            if self._issue(
+                task, request, Task.state.in_(SHOWN), tries=1, format=target, options=options.to_json(), result=None,
+                waveform_crc32c=None, error_code=None, error_message=None,
             ):  # fmt: skip
                 break
-        if task.state is State.PROCESSED:
-            self._remove_object(task.converted_route)
-            self._remove_object(waveform_route(task.id, task.attempt))
+        for route in superseded if done else []:
+            self._remove_object(route)
         task = self.get(caller, task_id)
-        self._send(task, request)
-        log.info("task.changed", task=task.id, attempt=attempt, format=target)
+        log.info("task.changed", task=task.id, attempt=task.attempt, format=target)
         return task
 
     def remove(self, caller: Caller, task_id: int) -> None:
@@ -377,6 +372,17 @@ class Conversions:
         ):  # fmt: skip
             return self._config.lease_seconds
         raise self._refusal(task_id)
+
+    def release(self, task_id: int, attempt: int, worker: str, request: str) -> None:
+        """Take an attempt back from a worker that is told to end: the next one is issued at once, and not counted as a try.
+
+        Raises StaleAttempt, TaskMissing.
+        """
+        task = self._row(Task.id == task_id, Task.attempt == attempt)
+        held = and_(Task.state == State.PROCESSING, Task.claimed_by == worker)
+        if task is None or not self._issue(task, request, held):
+            raise self._refusal(task_id)
+        log.info("task.released", task=task_id, attempt=attempt)
 
     def settle(self, task_id: int, ended: Ended) -> None:
         """Record how an attempt ended, once. The same report again changes nothing and is as welcome.
@@ -475,17 +481,7 @@ class Conversions:
                     claimed_by=None, lease_until=None, tidy_at=from_now(self._config.tidy_seconds),
                 )  # fmt: skip
                 continue
-            attempt = task.attempt + 1
-            extension = OUTPUTS[task.format].extension
-            if self._change(
-                task.id, mine, state=State.UPLOADED, attempt=attempt, tries=task.tries + 1, claimed_by=None,
-                lease_until=None, started_at=None, sent_at=from_now(), sends=1,
-                converted_route=result_route(task.id, task.name, extension, attempt),
-                tidy_at=from_now(self._config.tidy_seconds),
-            ):  # fmt: skip
-                count += 1
-                if issued := self._row(Task.id == task.id):
-                    self._send(issued, "")
+            count += self._issue(task, "", silent, tries=task.tries + 1)
         return count
 
     def _sweep_unsent(self) -> int:
@@ -650,6 +646,24 @@ class Conversions:
             return False
         if values.keys() - _UNSEEN:
             self._queue.say_changed(owner)
+        return True
+
+    def _issue(self, task: Task, request: str, *where: ColumnElement[bool], **values: Any) -> bool:
+        """Issue a task's next attempt and announce it, if the row is as it was read and as `where` says.
+
+        `task` is then what the row has become. Whatever an earlier attempt still uploads is searched for later.
+        """
+        attempt = task.attempt + 1
+        extension = OUTPUTS[values.get("format", task.format)].extension
+        if not self._change(
+            task.id, Task.attempt == task.attempt, *where, state=State.UPLOADED, attempt=attempt, started_at=None,
+            finished_at=None, claimed_by=None, lease_until=None, sent_at=from_now(), sends=1,
+            converted_route=result_route(task.id, task.name, extension, attempt),
+            tidy_at=from_now(self._config.tidy_seconds), **values,
+        ):  # fmt: skip
+            return False
+        if issued := self._row(Task.id == task.id, Task.attempt == attempt):
+            self._send(issued, request)
         return True
 
     def _send(self, task: Task, request: str) -> bool:

@@ -76,6 +76,7 @@ def _logs(**_: Any) -> None:
 @worker_init.connect
 def _worker_begins(**_: Any) -> None:
     """Before the processes are made: find out what ffmpeg can do, and clear up after workers that died."""
+    set_up_logs("worker")  # Celery sets them up only later
     cleared = clear_scratch(_scratch)
     transcoder = Transcoder(_limits)
     _transcoder.append(transcoder)

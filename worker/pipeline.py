@@ -49,29 +49,53 @@ class Pipeline:
         self._queue = queue
         self._transcoder = transcoder
         self._scratch = scratch
+        self._stopped = False
+        self._running: list[threading.Event] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether this process was told to end."""
+        return self._stopped
+
+    def stop(self) -> None:
+        """Call off what runs, so that `run` gives it back. Safe in a signal handler."""
+        self._stopped = True
+        for lost in list(self._running):
+            lost.set()
 
     def run(self, job: Job) -> None:
         """Do one attempt. Returns when there is nothing left to do for it, whatever came of it."""
         worker = secrets.token_hex(8)  # of this delivery: a second one of the same message must not pass for a renewal
+        lost = threading.Event()  # the attempt is another's, or is to be given back: nothing more is worth doing for it
+        self._running.append(lost)
         try:
-            lease = self._claim(job, worker)
+            if not self._carry_out(job, worker, lost) and self._stopped:
+                self._api.release(job, worker)  # so that another begins at once, instead of when the lease ends
+                log.info("job.released")
         except (AttemptLost, ApiUnavailable) as error:
             log.info("job.left", reason=str(error))
-            return
-        lost = threading.Event()
+        finally:
+            self._running.remove(lost)
+
+    def _carry_out(self, job: Job, worker: str, lost: threading.Event) -> bool:
+        """Do an attempt; return whether it was reported. Raises AttemptLost, ApiUnavailable when it cannot be claimed."""
+        lease = self._claim(job, worker)
         with _renewing(self._api, job, worker, lease, lost), _folder(self._scratch) as folder:
             report, uploaded = self._attempt(job, folder, lost)
             if report is not None:
                 try:
                     self._report(job, report)
-                    return
+                    return True
                 except AttemptLost as error:
                     log.info("job.superseded", reason=str(error))
             if uploaded:
                 self._withdraw(job)
+        return False
 
     def _claim(self, job: Job, worker: str) -> float:
         for _ in pauses(5, _CLAIM_SECONDS):
+            if self._stopped:
+                break
             with contextlib.suppress(ApiUnavailable):
                 return self._api.claim(job, worker)
         raise ApiUnavailable("claim")
@@ -172,6 +196,8 @@ class Pipeline:
                 self._api.report(job, report)
             except ApiUnavailable as error:
                 log.info("report.waits", reason=str(error))
+                if self._stopped:
+                    break
                 continue
             return
         log.error("report.given_up", task=job.task, attempt=job.attempt)

@@ -1,4 +1,4 @@
-"""The worker's side of /claimed and /processed: the POST, and what its reply means."""
+"""The worker's side of /claimed, /released and /processed: the POST, and what its reply means."""
 
 import random
 import time
@@ -39,6 +39,12 @@ class Api:
             return float(reply.json()["leaseSeconds"])
         log.info("claim.refused", task=job.task, attempt=job.attempt, status=reply.status_code)
         raise AttemptLost(str(reply.status_code))
+
+    def release(self, job: Job, worker: str) -> None:
+        """Give a claimed attempt back. Raises AttemptLost, ApiUnavailable."""
+        reply = self._post(job, "released", {"worker": worker})
+        if reply.status_code != 200:
+            raise AttemptLost(str(reply.status_code))
 
     def report(self, job: Job, report: Report) -> None:
         """Report how an attempt ended, once. Raises AttemptLost, ApiUnavailable."""

@@ -1,8 +1,11 @@
 """The one Celery task: decode the message, run the pipeline."""
 
+import os
+import signal
 from typing import Any
 
 import structlog
+from billiard.common import TERM_SIGNAL
 from celery import Celery
 
 from worker.contract.job import Job, JobError
@@ -25,4 +28,12 @@ def register(app: Celery, pipeline: "list[Pipeline]") -> None:
             return
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request=job.request or None, task=job.task, attempt=job.attempt)
-        pipeline[0].run(job)
+        # Celery ends its processes by this signal when it is not to wait for what they do, and handles it by itself as
+        # long as they are idle.
+        usual = signal.signal(TERM_SIGNAL, lambda *_: pipeline[0].stop())
+        try:
+            pipeline[0].run(job)
+        finally:
+            signal.signal(TERM_SIGNAL, usual)
+        if pipeline[0].stopped:
+            os.kill(os.getpid(), TERM_SIGNAL)

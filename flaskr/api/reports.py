@@ -1,7 +1,8 @@
-"""The workers' side of /api/tasks: claim an attempt, report how it ended."""
+"""The workers' side of /api/tasks: claim an attempt, give it back, report how it ended."""
 
 from typing import Any
 
+from flask import g
 from flask_smorest import Blueprint
 
 from flaskr.api import schemas
@@ -23,6 +24,19 @@ reports = Blueprint("reports", __name__, url_prefix="/api", description="For wor
 def claimed(body: dict[str, str], task_id: int, attempt: int) -> dict[str, Any]:
     """Claim an attempt before starting, and again to stay its holder."""
     return {"attempt": attempt, "leaseSeconds": conversions().claim(task_id, attempt, body["worker"])}
+
+
+@reports.route(TASK + "/released", methods=["POST"])
+@reports.arguments(schemas.Claim)
+@reports.response(200, schemas.Message)
+@reports.alt_response(401, schema=schemas.Problem, description="Not this task's job token")
+@reports.alt_response(404, schema=schemas.Problem, description="The task is gone")
+@reports.alt_response(409, schema=schemas.Problem, description="Superseded, settled or not yours")
+@job_required
+def released(body: dict[str, str], task_id: int, attempt: int) -> dict[str, Any]:
+    """Give a claimed attempt back, because its worker is told to end; another one is issued at once."""
+    conversions().release(task_id, attempt, body["worker"], g.request_id)
+    return {"message": "Another worker will do it."}
 
 
 @reports.route(TASK + "/processed", methods=["POST"])

@@ -154,6 +154,9 @@ class Hand:
     def claim(self, job: dict[str, Any], worker: str = "w1") -> TestResponse:
         return self._post(job, "claimed", {"worker": worker})
 
+    def release(self, job: dict[str, Any], worker: str = "w1") -> TestResponse:
+        return self._post(job, "released", {"worker": worker})
+
     def report(self, job: dict[str, Any], **body: Any) -> TestResponse:
         report = {"attempt": job["attempt"], "outcome": "done", "result": {"codec": "vorbis", "crc32c": "00000001"}}
         return self._post(job, "processed", {**report, **body})

@@ -206,6 +206,36 @@ def test_the_fence_around_an_attempt(app: Flask, ana: Person, hand: Hand) -> Non
     assert hand.report(second).status_code == 404
 
 
+def test_a_worker_may_give_an_attempt_back(ana: Person, hand: Hand) -> None:
+    """Only who holds an attempt can; the next one is announced at once, and the old one is superseded."""
+    task_id = ana.upload().get_json()["task"]["id"]
+    first = hand.job()
+    assert hand.release(first, "a").status_code == 409
+    assert hand.claim(first, "a").status_code == 200
+    assert hand.release(first, "b").status_code == 409
+    assert hand.release(first, "a").status_code == 200
+    assert hand.release(first, "a").status_code == 409
+    assert hand.report(first).status_code == 409
+    task = ana.task(task_id)
+    assert (task["state"], task["attempt"], task["startedAt"]) == ("UPLOADED", 2, None)
+    second = hand.job()
+    assert hand.claim(second, "b").status_code == 200
+    assert hand.report(second).status_code == 200
+    assert hand.release(second, "b").status_code == 409
+    assert ana.call("DELETE", f"/api/tasks/{task_id}").status_code == 200
+    assert hand.release(second, "b").status_code == 404
+
+
+def test_a_claim_without_a_name(ana: Person, hand: Hand) -> None:
+    """The token alone claims and renews; a claimant with a name and one without are two."""
+    ana.upload()
+    job = hand.job()
+    headers = {"Authorization": f"Bearer {job['token']}"}
+    for _ in range(2):
+        assert hand.client.post(f"/api/tasks/{job['task']}/claimed", headers=headers).status_code == 200
+    assert hand.claim(job, "a").status_code == 409
+
+
 def test_job_tokens_open_nothing_else(ana: Person, ben: Person, hand: Hand) -> None:
     """A job token is good for its own task alone; users' tokens, none and garbage cannot claim or report."""
     ana.upload()

@@ -12,7 +12,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to upload and break")
     parser.add_argument("--seed", type=int, default=1, help="what is chosen at random follows from it")
-    parser.add_argument("--rate", type=float, default=3.6, help="uploads a second")
+    parser.add_argument("--rate", type=float, default=4.0, help="uploads a second")
     parser.add_argument("--pause", type=float, default=5.0, help="seconds between two faults")
     asked = parser.parse_args()
     for name in (signal.SIGTERM, signal.SIGINT):  # whoever stops this early leaves no server behind

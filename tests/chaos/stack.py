@@ -416,12 +416,12 @@ def down(program: Program) -> Iterator[None]:
         program.start()
 
 
-def at_work(stack: Stack) -> tuple[Worker, psutil.Process]:
-    """Wait for the worker that runs an ffmpeg; freeze that ffmpeg."""
+def at_work(stack: Stack, *besides: Worker) -> tuple[Worker, psutil.Process]:
+    """Wait for a worker, besides those named, that runs an ffmpeg; freeze that ffmpeg."""
 
     def look() -> tuple[Worker, psutil.Process] | None:
         for worker in stack.workers:
-            if (process := worker.ffmpeg()) is not None:
+            if worker not in besides and (process := worker.ffmpeg()) is not None:
                 return worker, process
         return None
 

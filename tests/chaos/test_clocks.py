@@ -5,11 +5,12 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 
+import psutil
 import pytest
 import requests
 
 from tests.chaos import audio
-from tests.chaos.stack import LEASE_SECONDS, Answer, Client, Stack, off
+from tests.chaos.stack import LEASE_SECONDS, Answer, Client, Stack, Worker, at_work, off
 from tests.services import wait_for
 
 MINUTES = 300.0
@@ -28,11 +29,14 @@ def stack() -> Iterator[Stack]:
 
 def test_no_lease_ends_early_and_no_work_is_done_twice(stack: Stack, client: Client) -> None:
     """Conversions longer than two leases, on either worker, stay the first and only attempt."""
-    task_ids = [client.accepted(audio.SLOW) for _ in stack.workers]
-    running = [worker.catch_ffmpeg() for worker in stack.workers]
+    task_ids, running = [], dict[Worker, psutil.Process]()
+    for _ in stack.workers:
+        task_ids.append(client.accepted(audio.SLOW))
+        worker, ffmpeg = at_work(stack, *running)
+        running[worker] = ffmpeg
     long_ago = "SELECT id FROM tasks WHERE id = ANY(%s) AND started_at < now() - %s * interval '1 s'"
     wait_for(lambda: len(stack.rows(long_ago, task_ids, 2 * LEASE_SECONDS)) == len(task_ids), "both run for two leases")
-    for ffmpeg in running:
+    for ffmpeg in running.values():
         ffmpeg.send_signal(signal.SIGCONT)
     for task_id in task_ids:
         task = client.until(task_id)

@@ -135,6 +135,11 @@ class Life(RuleBasedStateMachine):
         if claimed := self._claimed(number):
             self._report(claimed, "failed")
 
+    def release(self, number: int) -> None:
+        if claimed := self._claimed(number):
+            status = self._hand().release(claimed.job, claimed.worker).status_code
+            self._answered("release", status, 200, 404, 409)
+
     def sweep(self, number: int) -> None:
         sweep(self.app)
 
@@ -152,8 +157,8 @@ class Life(RuleBasedStateMachine):
         calls=st.lists(
             st.tuples(
                 st.sampled_from(
-                    [submit, put, delete, claim, claim, store, report, report, fail, sweep, lease_ends, message_lost,
-                     time_to_tidy]
+                    [submit, put, delete, claim, claim, store, report, report, fail, release, sweep, lease_ends,
+                     message_lost, time_to_tidy]
                 ),
                 st.integers(0, 11),
             ),

@@ -134,6 +134,23 @@ def test_sigterm_of_a_worker_lets_its_conversion_finish(stack: Stack, client: Cl
     worker.start()
 
 
+def test_a_worker_told_to_end_at_once_gives_its_conversion_back(stack: Stack, client: Client) -> None:
+    """With REMAP_SIGTERM=SIGQUIT a conversion is called off and issued anew before its lease ends; it costs no try."""
+    with instead(stack, REMAP_SIGTERM="SIGQUIT") as worker:
+        task_id = client.accepted(audio.SLOW)
+        ffmpeg = worker.catch_ffmpeg()
+        psutil.Process(worker.pid).terminate()
+        wait_for(lambda: not worker.up, "the worker has ended")
+        assert gone(ffmpeg)
+        task = client.task(task_id)
+        assert (task["state"], task["attempt"]) == ("UPLOADED", 2)
+        assert not list(stack.scratch.rglob("job-*"))
+    task = client.until(task_id)
+    assert (task["state"], task["attempt"]) == ("PROCESSED", 2)
+    assert stack.rows("SELECT tries FROM tasks WHERE id = %s", task_id) == [(1,)], "it was given back, not lost"
+    assert len(stack.outcomes(task_id)) == 1
+
+
 def test_a_worker_whose_disk_is_full(stack: Stack, client: Client) -> None:
     """What does not fit on its disk, original or result, fails and says so; the worker goes on with what does."""
     with instead(stack, disk="1m") as worker:
