@@ -233,4 +233,4 @@ def test_nothing_is_left_when_the_runner_is_killed(start: Callable[..., Run], tm
     run.end(signal.SIGKILL)
     following = start(folder, PORT=str(run.port)).ready()
     assert run.left() == []
-    assert Client(following.url).login().task(task["id"])["state"] != "FAILED"  # it may be given back
+    assert Client(following.url).login().task(task["id"])["state"] in ("PROCESSING", "PROCESSED")
