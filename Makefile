@@ -4,9 +4,10 @@ BIN := .venv/bin
 PYTEST_ARGS ?= -n 3 --dist loadfile
 MINUTES ?= 10
 SEED ?= 1
+CASES ?= 50000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-browser screenshots chaos docs lint fix local-tools dev-tools
+.PHONY: help run test test-slow test-browser screenshots chaos fuzz lock audit licences docs lint fix local-tools dev-tools
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +32,24 @@ screenshots: ## Make the pictures that README shows, in docs/pictures
 chaos: dev-tools ## Break everything at random under load, then check the books: MINUTES (10), SEED (1)
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
 
+fuzz: dev-tools ## Send the service what no client should: CASES (50000), SEED (1)
+	@CASES=$(CASES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadfile -rP -q
+
 docs: dev-tools ## Write the documents that come from the code
 	@$(BIN)/python -m worker.contract.formats_doc > docs/formats.md
+
+lock: supply-tools ## Write the requirements*.txt from requirements/*.in: every version pinned, every file by its checksum
+	@cd requirements && compile() { UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --universal \
+	    --python-version 3.11 --generate-hashes --no-annotate --no-strip-extras "$$@"; } && \
+	  compile browser.in --output-file browser.txt && compile dev.in -c browser.txt --output-file dev.txt && \
+	  compile local.in -c dev.txt --output-file local.txt && compile service.in -c local.txt --output-file ../requirements.txt && \
+	  compile supply.in -c browser.txt --output-file supply.txt
+
+audit: supply-tools ## Ask the database of known vulnerabilities about everything the service is installed from (needs the internet)
+	@$(BIN)/pip-audit --require-hashes --disable-pip --strict --requirement requirements.txt
+
+licences: dev-tools ## Write docs/licences.md: what the service is installed from, and on which terms
+	@$(BIN)/python -m tests.supply.licences > docs/licences.md
 
 lint: dev-tools ## Check style and types
 	@$(BIN)/python -m ruff check
@@ -45,6 +62,9 @@ fix: dev-tools ## Correct what the linter and formatter can correct by themselve
 
 local-tools:
 	@$(PYTHON) deploy/local/prepare.py requirements/local.txt
+
+supply-tools:
+	@$(PYTHON) deploy/local/prepare.py requirements/supply.txt
 
 dev-tools:
 	@$(PYTHON) deploy/local/prepare.py requirements/dev.txt

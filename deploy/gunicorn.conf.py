@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding
 from gunicorn.workers.gthread import ThreadWorker
 
 if TYPE_CHECKING:
@@ -80,6 +81,12 @@ class DrainingWorker(ThreadWorker):
             while select.select([listener], [], [], 0)[0]:  # those who came before are still served
                 self.accept(listener)
             listener.close()
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answers a transfer coding that nobody knows with 400, not 501: no client is to set off the alarm for 5xx."""
+        if isinstance(exc, UnsupportedTransferCoding):
+            exc = InvalidHeader("TRANSFER-ENCODING")
+        super().handle_error(req, client, addr, exc)
 
     def enqueue_req(self, conn: Any) -> None:
         """Gives a connection to a thread; a new one only once it has sent something, for a thread is worth more."""

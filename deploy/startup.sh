@@ -11,6 +11,7 @@
 #   swnube-storage-url      gs://bucket of the files                -> STORAGE_URL
 #   swnube-database-secret  name in Secret Manager of DATABASE_URL  (web and sweeper)
 #   swnube-jwt-secret       name in Secret Manager of JWT_SECRET_KEY (web and sweeper)
+#   swnube-jwt-old-secret   name in Secret Manager of JWT_SECRET_KEYS_OLD (optional; web and sweeper)
 #   swnube-redis-secret     name in Secret Manager of REDIS_URL, when Redis asks for a password (optional)
 #   swnube-settings         further settings, NAME=VALUE a line, such as LOG_LEVEL or WORKER_CONCURRENCY (optional)
 #   swnube-ops-agent        true: install Google's Ops Agent (optional)
@@ -145,6 +146,9 @@ if [[ $role != worker ]]; then
   jwt_secret=$(attribute swnube-jwt-secret)
   DATABASE_URL=$(secret "$database_secret")
   JWT_SECRET_KEY=$(secret "$jwt_secret")
+  jwt_old_secret=$(attribute swnube-jwt-old-secret '')
+  JWT_SECRET_KEYS_OLD=''
+  if [[ -n $jwt_old_secret ]]; then JWT_SECRET_KEYS_OLD=$(secret "$jwt_old_secret"); fi
 fi
 if [[ -n $redis_secret ]]; then REDIS_URL=$(secret "$redis_secret"); fi
 export REDIS_INSTANCE_IP API_INSTANCE_IP
@@ -163,6 +167,7 @@ export REDIS_INSTANCE_IP API_INSTANCE_IP
   if [[ $role != worker ]]; then
     setting DATABASE_URL "$DATABASE_URL"
     setting JWT_SECRET_KEY "$JWT_SECRET_KEY"
+    if [[ -n $JWT_SECRET_KEYS_OLD ]]; then setting JWT_SECRET_KEYS_OLD "$JWT_SECRET_KEYS_OLD"; fi
   fi
   if [[ -n $redis_secret ]]; then setting REDIS_URL "$REDIS_URL"; fi
 } | put "$run/secrets.env" 0600

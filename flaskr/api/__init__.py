@@ -8,7 +8,6 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Flask, current_app, render_template, send_from_directory
 from flask_cors import CORS
 from flask_smorest import Api
-from webargs.flaskparser import FlaskParser
 
 from flaskr.api import cookies, errors, requests
 from flaskr.api.auth import auth
@@ -18,10 +17,12 @@ from flaskr.api.health import health
 from flaskr.api.links import links
 from flaskr.api.reports import reports
 from flaskr.api.tasks import tasks
+from worker.contract.formats import OUTPUTS
 
 docs = Blueprint("docs", __name__, template_folder="templates")
 _SWAGGER = Path(flask_openapi3_swagger.__file__).parent / "templates" / "swagger"
 
+_FILES = sorted({"application/octet-stream", *(output.mime for output in OUTPUTS.values())})
 _START = """const main = document.getElementById("swagger-ui");
 SwaggerUIBundle({url: main.dataset.document, domNode: main, deepLinking: true});
 """
@@ -55,13 +56,42 @@ def asset(name: str) -> Any:
     return send_from_directory(_SWAGGER, name, max_age=86400)
 
 
-class _Parser(FlaskParser):
-    DEFAULT_VALIDATION_STATUS = 400
-
-
 class _Api(Api):
     def _register_error_handlers(self) -> None:
         """flaskr.api.errors has them all."""
+
+
+def _complete(document: dict[str, Any]) -> dict[str, Any]:
+    """Make the document say all that may be answered, also what views leave to errors.py and to HTTP itself."""
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    document["components"].pop("responses", None)
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if method == "parameters":
+                continue
+            answers = operation["responses"]
+            for code in [code for code, answer in answers.items() if code == "default" or "$ref" in answer]:
+                del answers[code]  # what the framework says of its own answers, which are not ours
+            may = {"400": "The request is not as it must be", "503": "The database or the store does not answer"}
+            if operation.get("security"):
+                may["401"] = "No valid token"
+            if "{" in path:
+                may["404"] = "There is nothing here for you"
+            if "requestBody" in operation:
+                may["413"] = "Too large"
+            if "application/octet-stream" in answers["200"].get("content", {}):
+                may["416"] = "There is no such range"
+                files = {each: {"schema": {"type": "string", "format": "binary"}} for each in _FILES}
+                answers["200"]["content"] = files
+                answers["206"] = {"description": "The range that was asked for", "content": files}
+                answers["302"] = {"description": "Where the file is, for a few minutes"}
+                answers["304"] = {"description": "The client has it"}
+            for code, text in may.items():
+                answers.setdefault(code, {"description": text})
+            for code, answer in answers.items():
+                if code >= "400":
+                    answer["content"] = problem
+    return document
 
 
 def register(app: Flask) -> None:
@@ -88,10 +118,8 @@ def register(app: Flask) -> None:
         "description": f"The refresh token in a cookie; goes together with the header {cookies.HEADER}: cookie.",
     })  # fmt: skip
     for blueprint in (auth, tasks, links, reports, formats):
-        blueprint.ARGUMENTS_PARSER = _Parser()
         api.register_blueprint(blueprint)
     app.register_blueprint(health)
     app.register_blueprint(docs)
-    document = api.spec.to_dict()
-    app.extensions["openapi"] = document
+    app.extensions["openapi"] = _complete(api.spec.to_dict())
     errors.register(app)

@@ -3,11 +3,11 @@
 from typing import Any, cast
 
 from flask import current_app
-from flask_smorest import Blueprint
 
 from flaskr.accounts import Accounts, Tokens
 from flaskr.api import cookies, schemas
 from flaskr.api.authentication import caller, public, refresh_claims, refresh_required, session_required
+from flaskr.api.parsing import Blueprint
 from flaskr.api.requests import address
 
 auth = Blueprint("auth", __name__, url_prefix="/api/auth", description="Accounts and tokens")

@@ -3,11 +3,11 @@
 from typing import Any
 
 from flask import Response, current_app, jsonify
-from flask_smorest import Blueprint
 
 from flaskr.api import schemas
 from flaskr.api.authentication import caller, public, user_required
 from flaskr.api.errors import problem
+from flaskr.api.parsing import Blueprint
 from flaskr.api.tasks import conversions, target_named
 from worker.contract.formats import catalogue, parse_options, plan, probe_from_json
 from worker.contract.queue import QueueUnavailable

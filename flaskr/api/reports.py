@@ -3,11 +3,11 @@
 from typing import Any
 
 from flask import g
-from flask_smorest import Blueprint
 
 from flaskr.api import schemas
 from flaskr.api.authentication import job_required
 from flaskr.api.errors import problem
+from flaskr.api.parsing import Blueprint
 from flaskr.api.tasks import TASK, conversions
 from flaskr.conversions import Ended, StaleAttempt
 

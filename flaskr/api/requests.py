@@ -1,5 +1,6 @@
 """What every request goes through: its id, its receiving of files, its headers and its place in the metrics."""
 
+import math
 import re
 import secrets
 import time
@@ -7,10 +8,12 @@ from typing import IO, Any, cast
 
 import structlog
 from flask import Flask, Request, Response, current_app, g, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from flaskr import metrics
 from flaskr.conversions import Conversions, TaskMissing
 
+_BODY = 1024 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = structlog.get_logger()
 
@@ -24,6 +27,13 @@ class UploadRequest(Request):
     ) -> IO[bytes]:  # fmt: skip
         conversions: Conversions = current_app.extensions["conversions"]
         return conversions.spool()
+
+    def get_data(self, *args: Any, **kwargs: Any) -> Any:
+        data = super().get_data(*args, **kwargs)
+        # A body without a length is cut off at the limit, and what is left of it would pass for the whole.
+        if self.content_length is None and len(data) >= (self.max_content_length or math.inf):
+            raise RequestEntityTooLarge
+        return data
 
     def make_form_data_parser(self) -> Any:
         parser = super().make_form_data_parser()
@@ -48,6 +58,8 @@ def register(app: Flask) -> None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         g.began = time.perf_counter()
+        if request.endpoint != "tasks.upload":
+            request.max_content_length = _BODY  # everything else is small, and is read into memory
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request=g.request_id, address=address())
 

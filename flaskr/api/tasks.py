@@ -4,11 +4,11 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from flask import Response, current_app, g, redirect, request, url_for
-from flask_smorest import Blueprint
 from werkzeug.wsgi import wrap_file
 
 from flaskr.api import schemas
 from flaskr.api.authentication import caller, user_required
+from flaskr.api.parsing import Blueprint
 from flaskr.conversions import Conversions, Download, Selection, UploadRefused
 from flaskr.models import SHOWN, State, Task
 from worker.contract.formats import OUTPUTS, OptionError, parse_options

@@ -46,6 +46,8 @@ def set_up_logs(tier: str) -> None:
     root.setLevel(os.environ.get("LOG_LEVEL", "INFO").upper())
     for chatty in ("urllib3", "google", "kombu", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Below that, Celery shows whole messages: they hold the bearer of a job.
+    logging.getLogger("celery").setLevel(max(root.level, logging.INFO))
 
 
 def _named(tier: str) -> Any:
