@@ -11,8 +11,8 @@ SCRIPTS := .ci/run deploy/startup.sh deploy/containers/entrypoint deploy/contain
 	tests/containers/machine/boot
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-browser test-containers test-terraform test-jmeter stress chaos fuzz fuzz-audio \
-	cost lock audit licences docs lint fix local-tools dev-tools
+.PHONY: help run test test-slow test-browser screenshots test-containers test-terraform test-jmeter stress chaos fuzz \
+	fuzz-audio cost lock audit licences docs lint fix local-tools dev-tools
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test-slow: dev-tools ## Run what `make test` leaves out for its length: every in
 test-browser: ## Use the page in a real Chromium, which the system must have
 	@$(PYTHON) deploy/local/prepare.py requirements/browser.txt
 	@$(BIN)/python -m pytest tests/browser
+
+screenshots: ## Make the pictures that README shows, in docs/pictures
+	@$(PYTHON) deploy/local/prepare.py requirements/browser.txt
+	@$(BIN)/python -m tests.browser.screenshots docs/pictures
 
 test-containers: dev-tools ## Walk the containers' stack and bare Debian machines: WORDS go to pytest. Needs Docker, or root on Debian
 	@tests/containers/run $(WORDS)

@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 _AWAY_SECONDS = 5.0
 _TIMEOUT = 0.3
+_REFUSED = 10_000
 
 
 class QuotaExceeded(Exception):
@@ -63,6 +64,8 @@ class Limits:
         self._shared = FixedWindowRateLimiter(shared)
         self._own = FixedWindowRateLimiter(MemoryStorage())
         self._away_until = 0.0
+        # Whom Redis said no to: until when to believe that, and when the window ends. Who floods is refused from here.
+        self._refused: dict[tuple[str, str], tuple[float, float]] = {}
 
     def count(self, limit: Limit, who: str) -> None:
         """Count one time; raises QuotaExceeded when that is more than may be."""
@@ -78,6 +81,9 @@ class Limits:
             return
         # Neither addresses nor e-mails lie about in Redis.
         key = hashlib.sha256(who.encode()).hexdigest()[:32]
+        believed, until = self._refused.get((limit.name, key), (0.0, 0.0))
+        if believed > time.time():
+            raise QuotaExceeded(limit.name, limit.sentence, max(1, math.ceil(until - time.time())))
         if time.monotonic() >= self._away_until:
             try:
                 self._refuse(self._shared, limit, item, key, count)
@@ -88,14 +94,17 @@ class Limits:
                 return
         self._refuse(self._own, limit, item, key, count)
 
-    @staticmethod
     def _refuse(
-        limiter: FixedWindowRateLimiter, limit: Limit, item: RateLimitItem, key: str, count: bool
+        self, limiter: FixedWindowRateLimiter, limit: Limit, item: RateLimitItem, key: str, count: bool
     ) -> None:  # fmt: skip
         fits = limiter.hit(item, limit.name, key) if count else limiter.test(item, limit.name, key)
         if not fits:
-            seconds = max(1, math.ceil(limiter.get_window_stats(item, limit.name, key).reset_time - time.time()))
-            raise QuotaExceeded(limit.name, limit.sentence, seconds)
+            until = limiter.get_window_stats(item, limit.name, key).reset_time
+            if len(self._refused) >= _REFUSED:
+                self._refused.clear()
+            # Not for long: should Redis lose its memory, or an operator clear it, that is soon noticed.
+            self._refused[limit.name, key] = (min(until, time.time() + _AWAY_SECONDS), until)
+            raise QuotaExceeded(limit.name, limit.sentence, max(1, math.ceil(until - time.time())))
 
 
 _parsed = functools.cache(parse)

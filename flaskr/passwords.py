@@ -16,7 +16,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from worker.contract.settings import cores
 
 LONGEST = 128
-_YIELDING = 5  # niceness: a third of the processor's time that an upload gets beside it
+_YIELDING = 2  # niceness: two thirds of the processor's time that an upload gets beside it
 
 
 class Passwords:

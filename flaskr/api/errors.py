@@ -162,7 +162,8 @@ def register(app: Flask) -> None:
 
 
 def _unforeseen(error: Exception) -> Response:
-    log.error("request.failed", path=request.path, exc_info=error)
+    # The route, not the path: a path may hold what opens a file.
+    log.error("request.failed", route=request.url_rule.rule if request.url_rule else "unknown", exc_info=error)
     _let_go()
     return problem(500, "Something went wrong on our side; it is in our log.")
 

@@ -4,6 +4,7 @@
 command line names this folder; then nothing is skipped: a missing browser or driver fails.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -66,11 +67,10 @@ class Service:
         return list(answer.json())
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service in a folder of its own."""
+@contextlib.contextmanager
+def running_service(folder: Path) -> Iterator[Service]:
+    """The service in a folder of its own, as `make run` starts it."""
     port = free_port()
-    folder = tmp_path_factory.mktemp("service")
     environment = {**os.environ, "PORT": str(port), "INSTANCE_DIR": str(folder)}
     log = folder / "run.log"
     with log.open("wb") as output:
@@ -95,15 +95,27 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         process.wait(30)
 
 
+def chromium_path() -> str:
+    """The system's Chromium."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    assert path, "No chromium on this machine: install it, or name one in CHROMIUM"
+    return path
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for all tests here."""
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def browser() -> "Iterator[Browser]":
     """Chromium without a window."""
     from playwright.sync_api import sync_playwright
 
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    assert path, "No chromium on this machine: install it, or name one in CHROMIUM"
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
+        chromium = playwright.chromium.launch(executable_path=chromium_path(), args=CHROMIUM_ARGUMENTS)
         yield chromium
         chromium.close()
 

@@ -199,6 +199,22 @@ def test_the_numbers_stay_inside(balancer: Nginx, path: str) -> None:
     assert b"swnube_" not in answer
 
 
+def test_the_balancer_logs_nothing_that_opens_anything(balancer: Nginx) -> None:
+    """Neither queries nor headers nor the secrets in addresses are in its log; the path of anything else is."""
+    for path in (
+        "/api/links/s3cret-1",
+        "/api/watch/s3cret-2?x=s3cret-3",
+        "/api/tasks?token=s3cret-4",
+        "//api//links/s3cret-5",
+    ):
+        bearer = {"Authorization": "Bearer s3cret-6", "Cookie": "swnube_refresh=s3cret-7"}
+        requests.get(f"http://127.0.0.1:{balancer.port}{path}", headers=bearer, timeout=30)
+    log = balancer.folder / "out.log"
+    wait_for(lambda: log.read_text().count("/api/") >= 4, "the balancer writes its log")
+    assert "s3cret" not in log.read_text() + (balancer.folder / "err.log").read_text()
+    assert '"path":"/api/tasks"' in log.read_text()
+
+
 def test_small_bodies_stay_small(balancer: Nginx) -> None:
     """Only uploads may be large; anything else beyond 1 MiB is refused by the balancer, in the API's own shape."""
     answer = requests.post(f"http://127.0.0.1:{balancer.port}/api/auth/login", data=b"x" * 2_000_000, timeout=30)

@@ -21,6 +21,7 @@ export class Settings {
     this.outputs = catalogue.outputs;
     this.onchange = onchange;
     this.fields = {};
+    this.opened = new Set(); // what the person unfolded
     this.format = h("select", { onchange: () => this.pick(this.format.value, this.rest(), "") });
     for (const [name, entry] of Object.entries(this.outputs)) {
       this.format.append(h("option", { value: name }, `${entry.title} (.${entry.extension})`));
@@ -52,14 +53,16 @@ export class Settings {
     this.format.value = this.built = newFormat; // the select runs ahead of the fields while it changes
     this.preset.value = preset;
     const known = this.outputs[newFormat].options;
-    const wasOpen = this.options.querySelector("details")?.open ?? false;
     this.fields = {};
     const build = (name) => (name in known ? this.field(name, known[name], values[name]) : null);
-    const part = h("details", { open: wasOpen || PART.some((name) => values[name] !== undefined) },
-      h("summary", {}, t("part")), h("div", { class: "grid" }, ...PART.map(build)));
-    this.options.replaceChildren(
-      h("fieldset", {}, h("legend", {}, t("quality")), h("div", { class: "grid" }, ...SOUND.map(build))), part,
-    );
+    // Every format has sensible values of its own, and a preset says what it is: the rest is folded away until somebody
+    // wants to change it.
+    const folded = (title, names) => {
+      const open = this.opened.has(title) || (!preset && names.some((name) => values[name] !== undefined));
+      const note = (event) => this.opened[event.currentTarget.parentNode.open ? "delete" : "add"](title); // before it turns
+      return h("details", { open }, h("summary", { onclick: note }, t(title)), h("div", { class: "grid" }, ...names.map(build)));
+    };
+    this.options.replaceChildren(folded("quality", SOUND), folded("part", PART));
     this.onchange();
   }
 

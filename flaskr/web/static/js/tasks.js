@@ -10,9 +10,9 @@ import { Waveform } from "./waveform.js";
 const PAGE = 20;
 const FAST = 1_000; // between two looks at the list while something converts; grows while nothing changes
 const SLOW = 4_000;
-const WAITING = [3_000, 8_000]; // between two questions for changes while files wait: at first, and in the end
+const WAITING = [1_000, 12_000]; // between two questions for changes while files wait: at first, and in the end
 const IDLE = [5_000, 30_000]; // nothing under way: another device may add something
-const STALE = { waiting: 60_000, idle: 180_000 }; // a change may go unsaid; so the list is read now and then all the same
+const STALE = { waiting: 90_000, idle: 180_000 }; // a change may go unsaid; so the list is read now and then all the same
 const OPEN = ["UPLOADED", "PROCESSING"];
 const FILTERS = { stateAll: "", stateOpen: "UPLOADED,PROCESSING", PROCESSED: "PROCESSED", FAILED: "FAILED" };
 const PHASES = {
@@ -170,7 +170,7 @@ export class TaskList {
       if (round === this.round) this.refresh(); // which tells what is wrong
       return;
     }
-    const next = Math.min(last, pause * 1.3);
+    const next = Math.min(last, pause * 1.4);
     this.timer = setTimeout(() => this.lookForChanges(round, next, last, stale), next);
   }
 
@@ -225,7 +225,7 @@ class Card {
     const { name } = task;
     this.badge = h("span", { class: "badge" });
     this.when = h("p", { class: "hint" });
-    this.asked = h("p", {});
+    this.asked = h("p", { class: "hint" });
     this.original = h("p", { class: "hint" });
     this.result = h("p", {});
     this.sizes = h("p", { class: "sizes" });
@@ -246,7 +246,7 @@ class Card {
       button("delete", "deleteName", () => this.confirm(), "plain danger"));
     this.element = h("li", { class: "task", "data-task": String(task.id) },
       h("div", { class: "task-head" }, h("h3", { tabindex: "-1" }, h("bdi", {}, name)), this.badge),
-      this.wave.element, this.asked, this.original, this.result, this.sizes, this.bar, this.phase, this.error, this.when,
+      this.wave.element, h("div", { class: "facts" }, this.asked, this.original, this.result, this.sizes), this.bar, this.phase, this.error, this.when,
       this.actions, this.trouble, this.players);
     this.watcher = new IntersectionObserver(([entry]) => {
       this.visible = entry.isIntersecting;
