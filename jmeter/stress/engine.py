@@ -58,9 +58,8 @@ def find(heap: str) -> JMeter:
         _say(
             f"{on_path} is JMeter {'.'.join(map(str, version)) or '?'}, which cannot load these plans: it is not used."
         )
-    home = _fetched()
-    command = (java, f"-Xmx{heap}", "-jar", str(home / "bin" / "ApacheJMeter.jar"))
-    return JMeter(command, ".".join(map(str, _version(command))), "from Maven Central")
+    home, wanted = _fetched()
+    return JMeter((java, f"-Xmx{heap}", "-jar", str(home / "bin" / "ApacheJMeter.jar")), wanted, "from Maven Central")
 
 
 def _java() -> str:
@@ -105,17 +104,17 @@ def _noise(line: str) -> bool:
     return "StatusConsoleListener" in line  # log4j on how JMeter configures it: nothing for whoever runs a plan
 
 
-def _fetched() -> Path:
-    """The home of the JMeter that Maven lays out in jmeter/target, fetched unless it is there. Raises CannotRun."""
-    match = re.search(r"<jmeter\.version>(.+?)</jmeter\.version>", POM.read_text(encoding="utf-8"))
-    home = POM.parent / "target" / f"apache-jmeter-{match[1] if match else ''}"
+def _fetched() -> tuple[Path, str]:
+    """The JMeter that Maven lays out in jmeter/target, fetched unless it is there: its home and version. Raises CannotRun."""
+    version = re.findall(r"<jmeter\.version>(.+?)</jmeter\.version>", POM.read_text(encoding="utf-8"))[0]
+    home = POM.parent / "target" / f"apache-jmeter-{version}"
     whole = home / "whole"  # the last thing that is made
     if whole.exists() and whole.stat().st_mtime >= POM.stat().st_mtime:
-        return home
+        return home, version
     maven = shutil.which("mvn")
     if maven is None:
         raise CannotRun(NEED_MAVEN)
-    _say(f"Fetching JMeter {match[1] if match else ''} with Maven ...")
+    _say(f"Fetching JMeter {version} with Maven ...")
     shutil.rmtree(home, ignore_errors=True)
     done = subprocess.run(
         [maven, "--batch-mode", "--quiet", "--file", str(POM), "package"],
@@ -125,7 +124,7 @@ def _fetched() -> Path:
         raise CannotRun(f"Maven could not fetch JMeter:\n{done.stdout.strip()[-2000:]}")
     (home / "lib" / "junit").mkdir(exist_ok=True)  # JMeter looks into it
     whole.touch()
-    return home
+    return home, version
 
 
 def run(jmeter: JMeter, plan: Path, folder: Path, properties: Mapping[str, str], dashboard: bool) -> Path:
