@@ -665,6 +665,8 @@ class Conversions:
             execution_options={"synchronize_session": False, "populate_existing": True},
         )
         db.session.commit()
+        if task is not None:
+            self._queue.say_changed(task.user_id)
         return task
 
     def _issue(self, task: Task, request: str, *where: ColumnElement[bool], **values: Any) -> bool:

@@ -27,6 +27,8 @@ TASK = (401, 401, 401, 401, 401, 404, 401, 401)
 JOB = (401, 401, 401, 401, 401, 401, 401, 409)
 # Renews: only a living refresh token does, and "other's" here is an access token.
 RENEW = (401, 401, 401, 401, 200, 401, 401, 401)
+# The address itself is the secret, here a wrong one: no token opens it.
+SECRET = (401,) * 8
 # Anybody: no token changes the answer.
 PUBLIC = None
 
@@ -43,6 +45,13 @@ ROWS: dict[tuple[str, str], tuple[int, ...] | None] = {
     ("tasks.original", "GET"): TASK,
     ("tasks.converted", "GET"): TASK,
     ("tasks.download", "GET"): TASK,
+    ("tasks.waveform", "GET"): TASK,
+    ("links.link_to_file", "POST"): TASK,
+    ("links.download_archive", "GET"): OWN,
+    ("links.link_to_archive", "POST"): OWN,
+    ("links.begin_watch", "POST"): OWN,
+    ("links.watch", "GET"): SECRET,
+    ("links.follow", "GET"): SECRET,
     ("reports.claimed", "POST"): JOB,
     ("reports.released", "POST"): JOB,
     ("reports.processed", "POST"): JOB,
@@ -97,6 +106,8 @@ def bodies(endpoint: str, task: int) -> dict[str, Any]:
     """What makes the request of a route a good one, so that only the token can be wrong with it."""
     json: dict[str, Any] = {
         "tasks.change": {"newFormat": "ogg"},
+        "links.link_to_file": {"file": "original"},
+        "links.link_to_archive": {},
         "reports.claimed": {"worker": "w"},
         "reports.released": {"worker": "w"},
         "reports.processed": {"attempt": 1, "outcome": "done", "result": {}},
@@ -109,7 +120,7 @@ def bodies(endpoint: str, task: int) -> dict[str, Any]:
 
 def path_of(rule: Rule, task: int) -> str:
     name = "page.css" if rule.endpoint == "web.asset" else "css/swagger-ui.css"
-    return rule.rule.replace("<int:task_id>", str(task)).replace("<path:name>", name)
+    return rule.rule.replace("<int:task_id>", str(task)).replace("<path:name>", name).replace("<secret>", "x.y.z")
 
 
 def test_every_route_answers_every_wrong_token_as_stated(app: Flask, ana: Person, ben: Person, hand: Hand) -> None:

@@ -87,6 +87,7 @@ def test_only_balancers_are_believed_about_addresses(
     """X-Forwarded-For counts from the end, as many entries as there are balancers, and only from their networks."""
     from ipaddress import ip_network
 
+    settings = dict(settings)  # the parameters are one object for both databases
     networks = tuple(ip_network(part.strip()) for part in settings.pop("networks", "").split(",") if part)
     assert seen(make_app(**settings, proxy_networks=networks), peer, forwarded) == expected
 

@@ -27,6 +27,7 @@ import requests
 from tests import services
 from tests.chaos import audio
 from tests.services import Service, Tap, wait_for
+from worker.contract.job import waveform_route
 
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 3.0
@@ -398,10 +399,13 @@ class Stack:
     def untidy(self) -> tuple[set[str], set[str]]:
         """Objects that no row names, and objects that a row names but are missing."""
         named: set[str] = set()
-        for state, original, converted in self.rows("SELECT state, original_route, converted_route FROM tasks"):
+        query = "SELECT id, attempt, state, original_route, converted_route, waveform_crc32c FROM tasks"
+        for task, attempt, state, original, converted, waveform in self.rows(query):
             named.add(original)
             if state == "PROCESSED":
                 named.add(converted)
+            if waveform:
+                named.add(waveform_route(task, attempt))
         there = set(self.objects())
         return there - named, named - there
 

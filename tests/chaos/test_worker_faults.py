@@ -68,10 +68,11 @@ def test_a_zombie_is_refused_and_cleans_up_after_itself(stack: Stack, client: Cl
     newer = client.converted(task_id)
     worker.cont()
     worker.tap.restore()
-    wait_for(lambda: first not in stack.objects(task_id), "the zombie's object is removed")
+    zombies = {first, f"{task_id}/waveform.1.json"}
+    wait_for(lambda: not zombies & set(stack.objects(task_id)), "the zombie's objects are removed")
     refusals = [e for e in worker.events("job.superseded") if e.get("task") == task_id]
     assert [e["reason"] for e in refusals] in (["409"], []), "the report was refused, or the renewal before it"
-    assert len(stack.objects(task_id)) == 2
+    assert len(stack.objects(task_id)) == 3
     assert client.converted(task_id) == newer
     assert stack.outcomes(task_id) == [(2, "PROCESSED")]
 
