@@ -74,7 +74,7 @@ audit: supply-tools ## Ask the database of known vulnerabilities about everythin
 	@$(BIN)/pip-audit --require-hashes --disable-pip --strict --requirement requirements.txt
 
 licences: dev-tools ## Write docs/licences.md: what the service is installed from, and on which terms
-	@$(BIN)/python -m tests.supply.licences > docs/licences.md
+	@$(BIN)/python -m tests.supply.licences > docs/licences.new && mv docs/licences.new docs/licences.md
 
 lint: dev-tools ## Check style and types
 	@$(BIN)/python -m ruff check

@@ -1,6 +1,6 @@
 """Addresses without a token, and the archive of many files that they are most needed for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import BoundedSemaphore
 from typing import Any, cast
 from urllib.parse import quote
@@ -111,16 +111,29 @@ def _zipped(query: dict[str, Any]) -> Response:
     slots: BoundedSemaphore = current_app.extensions["archive_slots"]
     if not slots.acquire(blocking=False):
         raise Busy("As many archives are being made as may be. Try again in a moment.")
+    held = [slots]
+
+    def release() -> None:
+        if held:
+            held.pop().release()
+
     try:
         files = _one_by_one(conversions().converted_files(caller(), selection))
-        response = Response(archive.stream(conversions(), files), mimetype="application/zip")
+        response = Response(_then(release, archive.stream(conversions(), files)), mimetype="application/zip")
     except BaseException:
-        slots.release()
+        release()
         raise
-    response.call_on_close(slots.release)
+    response.call_on_close(release)  # nobody may ever ask for the first byte
     response.headers["Content-Disposition"] = f"attachment; filename=\"{NAME}\"; filename*=UTF-8''{quote(NAME)}"
     response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffered it would keep a second copy
     return response
+
+
+def _then(deed: Callable[[], None], stream: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from stream
+    finally:
+        deed()
 
 
 def _one_by_one(files: Iterator[Download]) -> Iterator[Download]:

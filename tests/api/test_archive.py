@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 from flaskr.conversions import Conversions
 from tests.api.conftest import Hand, Person, person
 from tests.api.test_tasks import put_result
+from worker.contract.store import FolderStore
 
 
 def converted(app: Flask, ana: Person, hand: Hand, name: str, data: bytes = b"converted") -> int:
@@ -178,3 +179,18 @@ def test_a_store_that_signs_gives_its_own_address(
     monkeypatch.setattr(Conversions, "signed_url", signed)
     link = ana.call("POST", f"/api/tasks/{task_id}/link", json={}).get_json()
     assert link["url"] == f"https://bucket.example/{task_id}/tune.ogg?signed"
+
+
+def test_players_may_take_files_from_where_the_store_signs_addresses(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's policy names the store's origin for players where there is one, and nothing but ourselves otherwise."""
+
+    def media(app: Flask) -> str:
+        policy = app.test_client().get("/").headers["Content-Security-Policy"]
+        (found,) = [part.strip() for part in policy.split(";") if "media-src" in part]
+        return found
+
+    assert media(make_app()) == "media-src 'self'"
+    monkeypatch.setattr(FolderStore, "origin", "https://bucket.example")
+    assert media(make_app()) == "media-src 'self' https://bucket.example"

@@ -22,7 +22,7 @@ import requests
 from tests.client import Client, tone
 from tests.stack import Stack
 
-SCENES = {"idle": (30.0, 180.0), "waiting": (12.0, 90.0)}  # seconds between questions, and between looks at the list
+SCENES = {"idle": (30.0, 180.0), "waiting": (15.0, 120.0)}  # seconds between questions, and between looks at the list
 
 
 @dataclass(order=True)

@@ -10,9 +10,9 @@ import { Waveform } from "./waveform.js";
 const PAGE = 20;
 const FAST = 1_000; // between two looks at the list while something converts; grows while nothing changes
 const SLOW = 4_000;
-const WAITING = [1_000, 12_000]; // between two questions for changes while files wait: at first, and in the end
+const WAITING = [1_000, 15_000]; // between two questions for changes while files wait: at first, and in the end
 const IDLE = [5_000, 30_000]; // nothing under way: another device may add something
-const STALE = { waiting: 90_000, idle: 180_000 }; // a change may go unsaid; so the list is read now and then all the same
+const STALE = { waiting: 120_000, idle: 180_000 }; // a change may go unsaid; so the list is read now and then all the same
 const OPEN = ["UPLOADED", "PROCESSING"];
 const FILTERS = { stateAll: "", stateOpen: "UPLOADED,PROCESSING", PROCESSED: "PROCESSED", FAILED: "FAILED" };
 const PHASES = {
