@@ -27,6 +27,8 @@ TASK = (401, 401, 401, 401, 401, 404, 401, 401)
 JOB = (401, 401, 401, 401, 401, 401, 401, 409)
 # Renews: only a living refresh token does, and "other's" here is an access token.
 RENEW = (401, 401, 401, 401, 200, 401, 401, 401)
+# The address is the key: no token opens it without the right one.
+LINK = (401,) * 8
 # Anybody: no token changes the answer.
 PUBLIC = None
 
@@ -43,6 +45,13 @@ ROWS: dict[tuple[str, str], tuple[int, ...] | None] = {
     ("tasks.original", "GET"): TASK,
     ("tasks.converted", "GET"): TASK,
     ("tasks.download", "GET"): TASK,
+    ("tasks.waveform", "GET"): TASK,
+    ("links.link_to_file", "POST"): TASK,
+    ("links.download_archive", "GET"): OWN,
+    ("links.link_to_archive", "POST"): OWN,
+    ("links.begin_watch", "POST"): OWN,
+    ("links.watch", "GET"): LINK,
+    ("links.follow", "GET"): LINK,
     ("reports.claimed", "POST"): JOB,
     ("reports.released", "POST"): JOB,
     ("reports.processed", "POST"): JOB,
@@ -97,6 +106,8 @@ def bodies(endpoint: str, task: int) -> dict[str, Any]:
     """What makes the request of a route a good one, so that only the token can be wrong with it."""
     json: dict[str, Any] = {
         "tasks.change": {"newFormat": "ogg"},
+        "links.link_to_file": {},
+        "links.link_to_archive": {},
         "reports.claimed": {"worker": "w"},
         "reports.released": {"worker": "w"},
         "reports.processed": {"attempt": 1, "outcome": "done", "result": {}},
