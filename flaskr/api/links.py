@@ -1,5 +1,6 @@
 """Addresses without a token, and the archive of many files that they are most needed for."""
 
+import contextlib
 from collections.abc import Iterator
 from threading import BoundedSemaphore
 from typing import Any, cast
@@ -113,14 +114,22 @@ def _zipped(query: dict[str, Any]) -> Response:
         raise Busy("As many archives are being made as may be. Try again in a moment.")
     try:
         files = _one_by_one(conversions().converted_files(caller(), selection))
-        response = Response(archive.stream(conversions(), files), mimetype="application/zip")
+        # Given back at the last byte, or when the answer is let go of before that: once, whichever is first.
+        slot = contextlib.ExitStack()
+        slot.callback(slots.release)
+        response = Response(_through(slot, archive.stream(conversions(), files)), mimetype="application/zip")
     except BaseException:
         slots.release()
         raise
-    response.call_on_close(slots.release)
+    response.call_on_close(slot.close)
     response.headers["Content-Disposition"] = f"attachment; filename=\"{NAME}\"; filename*=UTF-8''{quote(NAME)}"
     response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffered it would keep a second copy
     return response
+
+
+def _through(slot: contextlib.ExitStack, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    with slot:
+        yield from chunks
 
 
 def _one_by_one(files: Iterator[Download]) -> Iterator[Download]:
