@@ -1,16 +1,17 @@
 """Addresses without a token, and the archive of many files that they are most needed for."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Iterator
 from threading import BoundedSemaphore
 from typing import Any, cast
 from urllib.parse import quote
 
 from flask import Response, current_app, jsonify, request, url_for
+from flask_smorest import Blueprint
 
 from flaskr import archive
 from flaskr.api import schemas
 from flaskr.api.authentication import caller, link_required, user_required, watch_required
-from flaskr.api.parsing import Blueprint
 from flaskr.api.tasks import TASK, conversions, sent
 from flaskr.conversions import Busy, Download, Selection
 from flaskr.links import Link, Links
@@ -111,29 +112,24 @@ def _zipped(query: dict[str, Any]) -> Response:
     slots: BoundedSemaphore = current_app.extensions["archive_slots"]
     if not slots.acquire(blocking=False):
         raise Busy("As many archives are being made as may be. Try again in a moment.")
-    held = [slots]
-
-    def release() -> None:
-        if held:
-            held.pop().release()
-
     try:
         files = _one_by_one(conversions().converted_files(caller(), selection))
-        response = Response(_then(release, archive.stream(conversions(), files)), mimetype="application/zip")
+        # Given back at the last byte, or when the answer is let go of before that: once, whichever is first.
+        slot = contextlib.ExitStack()
+        slot.callback(slots.release)
+        response = Response(_through(slot, archive.stream(conversions(), files)), mimetype="application/zip")
     except BaseException:
-        release()
+        slots.release()
         raise
-    response.call_on_close(release)  # nobody may ever ask for the first byte
+    response.call_on_close(slot.close)
     response.headers["Content-Disposition"] = f"attachment; filename=\"{NAME}\"; filename*=UTF-8''{quote(NAME)}"
     response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffered it would keep a second copy
     return response
 
 
-def _then(deed: Callable[[], None], stream: Iterator[bytes]) -> Iterator[bytes]:
-    try:
-        yield from stream
-    finally:
-        deed()
+def _through(slot: contextlib.ExitStack, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    with slot:
+        yield from chunks
 
 
 def _one_by_one(files: Iterator[Download]) -> Iterator[Download]:

@@ -27,8 +27,8 @@ TASK = (401, 401, 401, 401, 401, 404, 401, 401)
 JOB = (401, 401, 401, 401, 401, 401, 401, 409)
 # Renews: only a living refresh token does, and "other's" here is an access token.
 RENEW = (401, 401, 401, 401, 200, 401, 401, 401)
-# The address itself is the secret, here a wrong one: no token opens it.
-SECRET = (401,) * 8
+# The address is the key: no token opens it without the right one.
+LINK = (401,) * 8
 # Anybody: no token changes the answer.
 PUBLIC = None
 
@@ -50,8 +50,8 @@ ROWS: dict[tuple[str, str], tuple[int, ...] | None] = {
     ("links.download_archive", "GET"): OWN,
     ("links.link_to_archive", "POST"): OWN,
     ("links.begin_watch", "POST"): OWN,
-    ("links.watch", "GET"): SECRET,
-    ("links.follow", "GET"): SECRET,
+    ("links.watch", "GET"): LINK,
+    ("links.follow", "GET"): LINK,
     ("reports.claimed", "POST"): JOB,
     ("reports.released", "POST"): JOB,
     ("reports.processed", "POST"): JOB,
@@ -106,7 +106,7 @@ def bodies(endpoint: str, task: int) -> dict[str, Any]:
     """What makes the request of a route a good one, so that only the token can be wrong with it."""
     json: dict[str, Any] = {
         "tasks.change": {"newFormat": "ogg"},
-        "links.link_to_file": {"file": "original"},
+        "links.link_to_file": {},
         "links.link_to_archive": {},
         "reports.claimed": {"worker": "w"},
         "reports.released": {"worker": "w"},
@@ -120,7 +120,7 @@ def bodies(endpoint: str, task: int) -> dict[str, Any]:
 
 def path_of(rule: Rule, task: int) -> str:
     name = "page.css" if rule.endpoint == "web.asset" else "css/swagger-ui.css"
-    return rule.rule.replace("<int:task_id>", str(task)).replace("<path:name>", name).replace("<secret>", "x.y.z")
+    return rule.rule.replace("<int:task_id>", str(task)).replace("<path:name>", name)
 
 
 def test_every_route_answers_every_wrong_token_as_stated(app: Flask, ana: Person, ben: Person, hand: Hand) -> None:
