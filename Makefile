@@ -29,7 +29,7 @@ chaos: dev-tools ## Break everything at random under load, then check the books:
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
 
 fuzz: dev-tools ## Send the service what no client should: CASES (50000), SEED (1)
-	@CASES=$(CASES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadfile -rP -q
+	@LOG_LEVEL=CRITICAL CASES=$(CASES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadfile -rP -q
 
 docs: dev-tools ## Write the documents that come from the code
 	@$(BIN)/python -m worker.contract.formats_doc > docs/formats.md
