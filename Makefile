@@ -51,7 +51,7 @@ chaos: dev-tools ## Break everything at random under load, then check the books:
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
 
 fuzz: dev-tools ## Send the service what no client should: CASES (50000), SEED (1)
-	@CASES=$(CASES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadfile -rP -q
+	@LOG_LEVEL=CRITICAL CASES=$(CASES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -n 2 --dist loadfile -rP -q
 
 fuzz-audio: dev-tools ## Fuzz the reading of files, options and plans: EXAMPLES (5000) of each, SEED (1)
 	@FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --hypothesis-seed=$(SEED) tests/worker/transcode/test_fuzz.py tests/worker/test_formats.py

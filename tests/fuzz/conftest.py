@@ -1,5 +1,6 @@
 """How many cases, from which seed, and what ends one that hangs. `make fuzz` asks for many, `make test` for a few."""
 
+import math
 import os
 import signal
 from collections import Counter
@@ -19,7 +20,7 @@ ANSWERS: Counter[tuple[str, int]] = Counter()
 def cases(share: float) -> settings:
     """Settings for a share of all cases: the same ones again for the same seed, whatever the machine's pace."""
     return settings(
-        max_examples=max(1, round(CASES * share)), database=None, deadline=None,
+        max_examples=max(1, math.ceil(CASES * share * 1.01)), database=None, deadline=None,
         suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink), print_blob=True,
     )  # fmt: skip
 
