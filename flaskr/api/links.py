@@ -7,11 +7,11 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from flask import Response, current_app, jsonify, request, url_for
-from flask_smorest import Blueprint
 
 from flaskr import archive
 from flaskr.api import schemas
 from flaskr.api.authentication import caller, link_required, user_required, watch_required
+from flaskr.api.parsing import Blueprint
 from flaskr.api.tasks import TASK, conversions, sent
 from flaskr.conversions import Busy, Download, Selection
 from flaskr.links import Link, Links
