@@ -6,7 +6,7 @@ from threading import BoundedSemaphore
 import click
 from flask import Flask
 
-import worker.contract  # noqa: F401 - before anything loads redis: it says what redis shall not load
+import worker.contract.traces  # noqa: F401 - before anything loads redis: with it goes what redis shall not load
 from flaskr import api, commands, web
 from flaskr.accounts import Accounts
 from flaskr.api.balancer import FromBalancer
