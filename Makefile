@@ -5,13 +5,14 @@ PYTEST_ARGS ?= -n 3 --dist loadfile
 MINUTES ?= 10
 EXAMPLES ?= 5000
 SEED ?= 1
+ROUNDS ?= 3
 CASES ?= 50000
 PLANS ?= login conversion capacity
 SCRIPTS := .ci/run deploy/startup.sh deploy/containers/entrypoint deploy/containers/prepare tests/containers/run \
 	tests/containers/machine/boot
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-browser screenshots test-containers test-terraform test-jmeter stress chaos fuzz \
+.PHONY: help run test test-slow test-browser screenshots test-containers test-terraform test-jmeter stress bench chaos fuzz \
 	fuzz-audio cost lock audit licences docs lint fix local-tools dev-tools
 
 help: ## List these commands
@@ -43,6 +44,9 @@ test-terraform: dev-tools ## Check the Terraform files with HashiCorp's own pars
 
 test-jmeter: dev-tools ## Run every stress plan once, small, in a real JMeter: needs Java, and Maven or JMeter 5.6
 	@$(BIN)/python -m pytest tests/jmeter/smoke
+
+bench: dev-tools ## Measure the service beside bare ffmpeg, argon2 and the usual way: PARTS, ROUNDS (3)
+	@$(BIN)/python -m tests.bench $(if $(PARTS),--only $(PARTS)) --rounds $(ROUNDS)
 
 stress: dev-tools ## Run the stress plans in full against a service started for them: PLANS (login conversion capacity)
 	@$(BIN)/python -m tests.measure.stress $(PLANS)

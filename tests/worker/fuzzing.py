@@ -1,4 +1,4 @@
-"""How hard the fuzz tests try: the same few examples at every `make test`, as many new ones as asked for by `make fuzz`."""
+"""How hard the fuzz tests try: the same few examples at every `make test`, as many new ones as asked for by `make fuzz-audio`."""
 
 import os
 

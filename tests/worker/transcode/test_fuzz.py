@@ -1,6 +1,6 @@
 """Fuzzing what reads strangers' bytes and words: the probe of a file, the plan over it, and what ffmpeg says and writes.
 
-`make test` tries the same few examples each time; `make fuzz EXAMPLES=5000 SEED=7` tries new ones.
+`make test` tries the same few examples each time; `make fuzz-audio EXAMPLES=5000 SEED=7` tries new ones.
 """
 
 import os
