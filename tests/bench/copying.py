@@ -29,5 +29,5 @@ class CopyingTranscoder:
         return Conversion(path, {"codec": "copy"}, probe, 0.0, 0)
 
 
-entry.Transcoder = CopyingTranscoder  # type: ignore[attr-defined]
+entry.Transcoder = CopyingTranscoder  # type: ignore[assignment, attr-defined]
 app = entry.app
