@@ -115,7 +115,8 @@ def test_database_bucket_and_broker_hold_what_the_contract_says(stack: Stack) ->
     """One row and one folder a task; no password in clear; Redis keeps what it is given."""
     user = stack.user()
     task = user.convert(sound(), "kept.wav", "mp3")
-    assert stack.objects(task["id"]) == {f"{task['id']}/kept.wav", f"{task['id']}/kept.mp3"}
+    named = {"kept.wav", "kept.mp3", "waveform.1.json"}
+    assert stack.objects(task["id"]) == {f"{task['id']}/{name}" for name in named}
     dump = json.dumps(stack.sql("SELECT row_to_json(u) FROM users u"))
     assert user.email in dump
     assert "Sound-9-waves-far" not in dump
