@@ -1,5 +1,6 @@
 """Passwords: which are refused, and how they are kept and compared. No HTTP and no database in here."""
 
+import contextlib
 import functools
 import os
 import runpy
@@ -78,4 +79,5 @@ def _common() -> str:
 
 def _yield() -> None:
     if sys.platform == "linux":  # elsewhere it would be the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _YIELDING)
+        with contextlib.suppress(PermissionError):  # a sandbox may forbid it: hashing goes on as any other work
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _YIELDING)
