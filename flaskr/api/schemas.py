@@ -71,6 +71,7 @@ class Problem(Schema):
     detail = fields.String(required=True)
     error = fields.String(required=True)
     errors = fields.Dict(keys=fields.String(), values=fields.List(fields.String()))
+    state = fields.String(metadata={"description": "with 409 for a file that is not there: the task's state"})
     quota = fields.String(metadata={"description": "with 429: which limit it is; Retry-After says when to try again"})
 
 
